@@ -1,0 +1,1 @@
+//! Tiers, sparse cache files, chunk index, checksums and recovery.

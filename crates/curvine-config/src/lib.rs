@@ -1,0 +1,1 @@
+//! The config file, its validation and its generated reference.

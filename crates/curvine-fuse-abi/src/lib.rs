@@ -1,0 +1,1 @@
+//! Kernel structures, request parsing and the /dev/fuse transport.

@@ -1,0 +1,1 @@
+//! The master: sessions, grants, leases, placement and mounts over the replicated namespace.

@@ -1,0 +1,84 @@
+//! The methods of the RPC and their numbers. Part of the protocol: append only.
+
+macro_rules! methods {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// A method; the request and reply messages are named in `proto/` after it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        pub enum Method { $($(#[$doc])* $name = $number,)* }
+
+        impl Method {
+            /// The method of a frame header; `None` for one that only a newer version knows.
+            pub fn from_number(number: u16) -> Option<Self> {
+                match number { $($number => Some(Method::$name),)* _ => None }
+            }
+
+            /// For logs and metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Method::$name => stringify!($name),)* }
+            }
+        }
+    };
+}
+
+methods! {
+    /// Any role: answers at once with Empty.
+    Ping = 1,
+
+    OpenSession = 10,
+    Heartbeat = 11,
+    Declare = 12,
+    CloseSession = 13,
+    Mutate = 14,
+    Lookup = 15,
+    GetAttr = 16,
+    ReadDir = 17,
+    ReadLink = 18,
+    GetXattr = 19,
+    ListXattr = 20,
+    StatFs = 21,
+    GetLock = 22,
+    Open = 23,
+    Close = 24,
+    GetLayout = 25,
+    PlaceForWrite = 26,
+    TruncateFile = 27,
+    ListWorkers = 28,
+
+    /// Master to client.
+    Recall = 40,
+
+    RegisterWorker = 50,
+    WorkerHeartbeat = 51,
+    Inventory = 52,
+    ResolveContent = 53,
+    ResolveMount = 54,
+    ReportChanged = 55,
+
+    MountTable = 70,
+    Report = 71,
+
+    /// Client to worker.
+    Read = 100,
+    Write = 101,
+    Truncate = 102,
+    Fallocate = 103,
+    Fsync = 104,
+    Stat = 105,
+    Seek = 106,
+    ContentMap = 107,
+    Fill = 108,
+
+    /// Master to worker.
+    Place = 120,
+    OpenContent = 121,
+    Seal = 122,
+    DeleteContent = 123,
+    UfsList = 124,
+    UfsStat = 125,
+
+    /// Between masters.
+    RaftAppend = 150,
+    RaftVote = 151,
+    RaftSnapshot = 152,
+}

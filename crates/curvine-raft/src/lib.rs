@@ -1,0 +1,1 @@
+//! The replicated log: openraft behind a batch interface, segmented storage, snapshots.

@@ -1,0 +1,1 @@
+//! Framed, multiplexed, authenticated RPC over TCP and Unix sockets.

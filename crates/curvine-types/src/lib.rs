@@ -1,0 +1,13 @@
+//! Ids, names, limits, units and the one error type: the vocabulary that every other crate speaks.
+
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod name;
+pub mod secret;
+pub mod units;
+
+pub use error::{Error, ErrorKind, Result};
+pub use ids::*;
+pub use name::Name;
+pub use secret::Secret;

@@ -1,0 +1,1 @@
+//! The worker: serves, fills and deletes file data.
