@@ -76,6 +76,7 @@ methods! {
     DeleteContent = 123,
     UfsList = 124,
     UfsStat = 125,
+    SetMtime = 126,
 
     /// Between masters.
     RaftAppend = 150,
