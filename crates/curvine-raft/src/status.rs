@@ -1,0 +1,62 @@
+//! What a replica tells about itself.
+
+/// Who leads, as this replica knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderState {
+    /// This replica leads and has applied everything that was committed before it did: it may serve.
+    pub leading: bool,
+    /// The leader's node id, 0: nobody known.
+    pub leader: u64,
+    /// The leader's address, empty: nobody known.
+    pub address: String,
+    /// While `leading`: the number of this leadership, as `Replica::incarnation`.
+    pub incarnation: u64,
+}
+
+/// Whether the replica can take changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All is well.
+    Working,
+    /// The disk is full: reads go on, changes are refused until there is space again.
+    ReadOnly(String),
+    /// The log could not be written or the consensus stopped: only a restart, after the cause is removed, helps.
+    Failed(String),
+}
+
+/// A member of the replica set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub node: u64,
+    pub address: String,
+    pub voter: bool,
+}
+
+/// Gauges and state, for status pages and metrics.
+#[derive(Clone, Debug)]
+pub struct Status {
+    pub node: u64,
+    pub mode: Mode,
+    pub leader: LeaderState,
+    pub term: u64,
+    /// Index of the last log entry, 0: none.
+    pub last_index: u64,
+    /// Index of the last entry that the state machine has.
+    pub applied: u64,
+    /// Index of the newest snapshot, 0: none.
+    pub snapshot_index: u64,
+    /// Bytes of the log's segment files.
+    pub log_bytes: u64,
+    pub log_segments: usize,
+    /// Bytes of log written since the newest snapshot.
+    pub log_bytes_since_snapshot: u64,
+    /// Bytes of log entries held in memory.
+    pub cache_bytes: usize,
+    /// Commands waiting for a batch.
+    pub queue_commands: usize,
+    /// Bytes of commands waiting for a batch.
+    pub queue_bytes: usize,
+    /// Log entries proposed and not yet applied.
+    pub entries_in_flight: usize,
+    pub members: Vec<Member>,
+}
