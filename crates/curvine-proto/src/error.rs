@@ -5,7 +5,7 @@ use curvine_types::{Error, ErrorKind};
 use crate::v1::{ErrorBody, ErrorContext};
 
 /// Context keys that survive the wire; others are dropped because keys are static strings.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "inode",
     "name",
     "path",
@@ -24,6 +24,8 @@ const KEYS: [&str; 18] = [
     "limit",
     "have",
     "want",
+    "peer",
+    "method",
 ];
 
 impl From<&Error> for ErrorBody {

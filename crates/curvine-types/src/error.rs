@@ -54,6 +54,8 @@ pub enum ErrorKind {
     Unauthenticated = 46,
     /// A queue or budget is full for now.
     Overloaded = 47,
+    /// The connection broke while a request was under way; whether it was executed is unknown to the caller.
+    ConnectionLost = 48,
     /// The receiver works but its data is not usable: absent without a source, or a checksum differs.
     DataLoss = 60,
     /// Bytes on disk or on the wire are not what they must be.
@@ -70,7 +72,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    const ALL: [ErrorKind; 40] = {
+    const ALL: [ErrorKind; 41] = {
         use ErrorKind::*;
         [
             NotFound,
@@ -106,6 +108,7 @@ impl ErrorKind {
             Conflict,
             Unauthenticated,
             Overloaded,
+            ConnectionLost,
             DataLoss,
             Corrupt,
             Io,
@@ -157,8 +160,8 @@ impl ErrorKind {
             NoDevice => libc::ENXIO,
             TimedOut => libc::ETIMEDOUT,
             Unauthenticated => libc::EACCES,
-            Unavailable | NotLeader | SessionExpired | VersionMismatch | Conflict | Overloaded | DataLoss | Corrupt
-            | Io | Foreign | Ufs | Internal => libc::EIO,
+            Unavailable | NotLeader | SessionExpired | VersionMismatch | Conflict | Overloaded | ConnectionLost
+            | DataLoss | Corrupt | Io | Foreign | Ufs | Internal => libc::EIO,
         }
     }
 
