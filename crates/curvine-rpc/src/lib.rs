@@ -1,1 +1,37 @@
 //! Framed, multiplexed, authenticated RPC over TCP and Unix sockets.
+//!
+//! A connection carries requests both ways: each end may call the other (`Peer::call`) and answers through its `Service`.
+//!
+//! Always:
+//! * nothing but a handshake of a few KiB is read from a peer that has not proved the cluster secret;
+//! * every wait ends by a deadline, and every queue is bounded by [`Limits`];
+//! * a caller learns whether a failed request can have been executed: [`Unavailable`] and [`Overloaded`] mean no,
+//!   [`ConnectionLost`] and [`TimedOut`] mean perhaps.
+//!
+//! The way of a request: `peer` -> `outbox` (queue and writer) -> socket -> `inbox` (frames) -> `connection` (dispatch) ->
+//! [`Service::call`] -> back by the same way.
+//!
+//! [`Unavailable`]: curvine_types::ErrorKind::Unavailable
+//! [`Overloaded`]: curvine_types::ErrorKind::Overloaded
+//! [`ConnectionLost`]: curvine_types::ErrorKind::ConnectionLost
+//! [`TimedOut`]: curvine_types::ErrorKind::TimedOut
+
+mod address;
+mod auth;
+mod channel;
+mod connector;
+mod crc;
+mod limits;
+mod peer;
+mod server;
+mod service;
+
+pub use address::Address;
+pub use auth::{Auth, ClusterCell};
+pub use channel::Channel;
+pub use connector::Connector;
+pub use crc::crc32c;
+pub use limits::{Budget, Limits};
+pub use peer::Peer;
+pub use server::Server;
+pub use service::{Body, Call, Reply, Service};
