@@ -1,1 +1,18 @@
-//! Tiers, sparse cache files, chunk index, checksums and recovery.
+//! Tiers, sparse cache files, chunk index, checksums and recovery: the data of a worker on its local disks.
+//!
+//! One sparse local file per content (inode, generation), every byte at its natural offset, and an index log per tier
+//! directory that says what of it is known. What always holds:
+//!
+//! * What was acknowledged survives the death of the process; what was synced or sealed survives the death of the machine.
+//! * Data that is not known to be right is an error or absent, never zeroes.
+//! * Only clean copies of what exists elsewhere are evicted.
+//! * Memory, descriptors and disk space have limits.
+//!
+//! The store is synchronous and may be called by many threads at once; no lock that other contents need is held
+//! while the disk works.
+
+mod disk;
+mod types;
+
+pub use disk::{DiskOp, Faults, crc32c};
+pub use types::*;

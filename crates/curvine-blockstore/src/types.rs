@@ -1,0 +1,276 @@
+//! The vocabulary of the store's interface: keys, attributes, plans, configuration.
+//!
+//! Offsets and sizes are bytes. A version of 0 names a cached copy; anything above it authoritative content.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
+use curvine_types::{ErrorKind, Generation, InodeId, Result};
+
+use crate::disk::{self, Faults};
+
+/// The content that one local file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContentKey {
+    pub inode: InodeId,
+    pub generation: Generation,
+}
+
+impl ContentKey {
+    /// Generation `generation` of `inode`.
+    pub fn new(inode: InodeId, generation: Generation) -> Self {
+        Self { inode, generation }
+    }
+}
+
+impl fmt::Display for ContentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.inode, self.generation)
+    }
+}
+
+/// A modification time: seconds since 1970, and nanoseconds below 10^9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    pub sec: i64,
+    pub nsec: u32,
+}
+
+impl Timestamp {
+    /// The smallest time after this one.
+    pub fn next(self) -> Self {
+        if self.nsec >= 999_999_999 {
+            Self { sec: self.sec.saturating_add(1), nsec: 0 }
+        } else {
+            Self { sec: self.sec, nsec: self.nsec + 1 }
+        }
+    }
+
+    /// The machine's clock.
+    pub fn now() -> Self {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => Self { sec: since.as_secs() as i64, nsec: since.subsec_nanos() },
+            Err(_) => Self::default(),
+        }
+    }
+}
+
+/// What the store knows of a content: all that a `stat` of a live file needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveAttr {
+    pub size: u64,
+    pub mtime: Timestamp,
+    /// Units of 512 bytes.
+    pub blocks: u64,
+}
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteAt {
+    At(u64),
+    /// At the end of the content, wherever that is when the write's turn comes.
+    Append,
+}
+
+/// The outcome of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub offset: u64,
+    pub attr: LiveAttr,
+}
+
+/// What to do with a range of a live content; the kinds of `fallocate(2)` that a file system must know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallocate {
+    /// Allocates; extends the content unless `keep_size`.
+    Allocate { keep_size: bool },
+    /// Makes a hole; never changes the size.
+    PunchHole,
+    /// Makes the range read as zero; extends the content unless `keep_size`.
+    ZeroRange { keep_size: bool },
+}
+
+/// What one part of a read range consists of.
+#[derive(Clone, Debug)]
+pub enum Segment {
+    /// `len` bytes of `file` at `offset`, the same offset as in the content.
+    Data {
+        file: Arc<std::fs::File>,
+        offset: u64,
+        len: u64,
+        /// CRC-32C of each piece of the segment, the last piece ending with the segment. `None` while the content is live:
+        /// compute it over what was really read.
+        crcs: Option<Vec<u32>>,
+    },
+    /// Known zeroes.
+    Hole { offset: u64, len: u64 },
+    /// Not here: fetch it, or fail.
+    Absent { offset: u64, len: u64 },
+}
+
+impl Segment {
+    /// First byte and length of the segment.
+    pub fn range(&self) -> (u64, u64) {
+        match self {
+            Segment::Data { offset, len, .. } | Segment::Hole { offset, len } | Segment::Absent { offset, len } => {
+                (*offset, *len)
+            }
+        }
+    }
+}
+
+/// How to read a range. Covers the range that was asked for, widened to `PIECE_SIZE` at both ends and cut at `size`.
+#[derive(Clone, Debug)]
+pub struct ReadPlan {
+    /// In ascending order and without gaps; empty at and beyond the end of the content.
+    pub segments: Vec<Segment>,
+    /// Of the whole content.
+    pub size: u64,
+    /// Writes may be going on: a segment's file can be shorter by the time it is read.
+    pub live: bool,
+}
+
+/// State of a 1 MiB chunk. The numbers are those of `ContentMapReply.states`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ChunkState {
+    Absent = 0,
+    Present = 1,
+    Hole = 2,
+}
+
+/// What a content is here for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentKind {
+    /// Authoritative; writes may be going on.
+    Live,
+    /// Authoritative, durable and checksummed.
+    Sealed,
+    /// A clean copy of what an under file system has; may be evicted.
+    Cached,
+    /// A file whose index entry was lost: none of it is known.
+    Lost,
+}
+
+/// How much of a content is here, and where.
+#[derive(Clone, Debug)]
+pub struct ContentMap {
+    pub kind: ContentKind,
+    pub size: u64,
+    pub states: Vec<ChunkState>,
+    pub tier: TierKind,
+    pub path: PathBuf,
+    pub present_bytes: u64,
+}
+
+/// One line of the inventory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InventoryItem {
+    pub key: ContentKey,
+    pub version: u64,
+    pub kind: ContentKind,
+}
+
+/// The kind of medium behind a tier directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TierKind {
+    Mem,
+    Ssd,
+    Hdd,
+}
+
+impl TierKind {
+    /// As configured and shown: `MEM`, `SSD`, `HDD`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TierKind::Mem => "MEM",
+            TierKind::Ssd => "SSD",
+            TierKind::Hdd => "HDD",
+        }
+    }
+}
+
+/// A configured tier directory.
+#[derive(Clone, Debug)]
+pub struct TierConfig {
+    pub dir: PathBuf,
+    pub kind: TierKind,
+    /// Most bytes that the store may allocate here; `None`: what the disk has.
+    pub quota: Option<u64>,
+    /// Bytes of the disk that the store leaves free.
+    pub reserve: u64,
+}
+
+/// A tier directory as it is now.
+#[derive(Clone, Debug)]
+pub struct TierStatus {
+    pub dir: PathBuf,
+    pub kind: TierKind,
+    /// The quota, or what the disk has.
+    pub capacity: u64,
+    /// Allocated by the store.
+    pub used: u64,
+    /// What a write could still take, clean copies not counted.
+    pub available: u64,
+    pub files: u64,
+    /// `ok`, or `failed: ` and why.
+    pub state: String,
+}
+
+/// Limits and seams of a store.
+#[derive(Clone)]
+pub struct Options {
+    /// Most descriptors kept open.
+    pub open_files: usize,
+    /// Index bytes appended since the last compaction that make the next one worth while.
+    pub compact_after: u64,
+    /// How long a failed tier directory is left alone before it is probed.
+    pub probe_after: Duration,
+    /// Identity of this boot of the machine; another one than at the last start means that unsynced data may be gone.
+    pub boot_id: String,
+    /// Faults that a test injects.
+    pub faults: Option<Arc<dyn Faults>>,
+    /// The clock of modification times.
+    pub now: fn() -> Timestamp,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            open_files: 4096,
+            compact_after: 16 << 20,
+            probe_after: Duration::from_secs(30),
+            boot_id: disk::boot_id(),
+            faults: None,
+            now: Timestamp::now,
+        }
+    }
+}
+
+/// Number of the chunk that holds byte `offset`.
+pub(crate) fn chunk_of(offset: u64) -> u64 {
+    offset / CHUNK_SIZE
+}
+
+/// Number of chunks of a content of `size` bytes.
+pub(crate) fn chunks_in(size: u64) -> u64 {
+    size.div_ceil(CHUNK_SIZE)
+}
+
+/// `(offset, end)` widened to pieces and cut at `size`; empty (`offset == end`) at and beyond the end.
+pub(crate) fn widen(offset: u64, len: u64, size: u64) -> (u64, u64) {
+    let end = offset.saturating_add(len).min(size);
+    if offset >= end {
+        return (size, size);
+    }
+    let start = offset - offset % PIECE_SIZE;
+    (start, end.div_ceil(PIECE_SIZE).saturating_mul(PIECE_SIZE).min(size))
+}
+
+/// Whether an operation failed for want of space.
+pub(crate) fn is_no_space<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::NoSpace)
+}

@@ -1,0 +1,61 @@
+//! What a worker is started with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use curvine_blockstore::TierConfig;
+use curvine_types::Secret;
+
+/// Settings of one worker; every limit is a named field.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// `host:port` of each master.
+    pub masters: Vec<String>,
+    /// Name under which clients reach this worker.
+    pub hostname: String,
+    /// `host:port` to listen on; port 0 takes a free one.
+    pub bind: String,
+    /// Port of the web pages, told to the master; 0: none.
+    pub web_port: u16,
+    /// Unix socket for clients on this node.
+    pub socket: Option<PathBuf>,
+    /// Proves membership of the cluster.
+    pub secret: Secret,
+    /// Tier directories, fastest first.
+    pub tiers: Vec<TierConfig>,
+    /// Most bytes of data in memory: requests being received, replies being built, ranges being fetched.
+    pub memory_limit: u64,
+    /// Most disk operations at once.
+    pub disk_threads: usize,
+    /// Most requests at once to the store of one mount.
+    pub ufs_concurrency: usize,
+    /// Most bytes fetched beyond what a reader asked for.
+    pub read_ahead_max: u64,
+    /// Deadline of one request to a store, retries included.
+    pub ufs_timeout: Duration,
+    /// Deadline of one request to the master.
+    pub master_timeout: Duration,
+    /// Most file descriptors kept open.
+    pub open_files: usize,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            masters: Vec::new(),
+            hostname: "localhost".to_string(),
+            bind: "0.0.0.0:8997".to_string(),
+            web_port: 0,
+            socket: None,
+            secret: Secret::default(),
+            tiers: Vec::new(),
+            memory_limit: 512 << 20,
+            disk_threads: 32,
+            ufs_concurrency: 64,
+            read_ahead_max: 16 << 20,
+            ufs_timeout: Duration::from_secs(20),
+            master_timeout: Duration::from_secs(10),
+            open_files: 4096,
+        }
+    }
+}
