@@ -1,0 +1,41 @@
+//! What a file system asked of its store. Always: each attempt counts, also those that a retry repeated.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Rising counts, readable at any time.
+#[derive(Debug, Default)]
+pub struct Counters {
+    requests: AtomicU64,
+    bytes: AtomicU64,
+    errors: AtomicU64,
+    retries: AtomicU64,
+    in_flight: AtomicU64,
+}
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CountersSnapshot {
+    /// Attempts made: stats, pages of listings, reads.
+    pub requests: u64,
+    /// Bytes of content read.
+    pub bytes: u64,
+    /// Attempts that failed; "not found" is an answer, no failure.
+    pub errors: u64,
+    /// Attempts that repeated a failed one.
+    pub retries: u64,
+    /// Requests that wait for the store now.
+    pub in_flight: u64,
+}
+
+impl Counters {
+    /// The counts now.
+    pub fn snapshot(&self) -> CountersSnapshot {
+        CountersSnapshot {
+            requests: self.requests.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            errors: self.errors.load(Relaxed),
+            retries: self.retries.load(Relaxed),
+            in_flight: self.in_flight.load(Relaxed),
+        }
+    }
+}
