@@ -1,1 +1,28 @@
 //! The master: sessions, grants, leases, placement and mounts over the replicated namespace.
+//!
+//! `Master` is the process: the replica of the log, the listening server, and, while this replica leads, a `Leader`.
+
+mod change;
+mod coherence;
+#[cfg(test)]
+mod coherence_test;
+mod content;
+mod grants;
+mod keyed;
+mod leader;
+mod locks;
+mod mounts;
+mod options;
+mod permission;
+mod reads;
+mod recall;
+mod registry;
+mod report;
+mod server;
+mod service;
+mod sessions;
+mod state;
+mod workers;
+
+pub use options::MasterOptions;
+pub use server::Master;

@@ -1,0 +1,352 @@
+//! The way of a change: applied already? open for changes? recall, propose, answer.
+//!
+//! Always: the marks of a change stay until its command has been applied or can no longer be.
+//! Always: leases in the answer were registered before the command was proposed, or their attributes were read after they were.
+
+use std::sync::Arc;
+
+use curvine_namespace::ResultLookup;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{
+    Attr, Command, Create, DataMode, FileKind, Lease, MutateReply, MutateRequest, Outcome, Rename, SetAttr, Time,
+    TruncateFileRequest, Unlink,
+};
+use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
+use tokio::time::Instant;
+
+use crate::coherence::Change;
+use crate::leader::Leader;
+use crate::permission::{self, Want};
+use crate::recall::recall;
+
+/// Attempts of an unlink or rename whose names change under it.
+const ATTEMPTS: usize = 16;
+
+/// A numbered command of a client.
+pub(crate) struct Numbered {
+    pub session: SessionId,
+    pub sequence: u64,
+    pub lowest_unacked: u64,
+}
+
+impl Numbered {
+    fn command(&self, body: CommandBody) -> Command {
+        let Numbered { session, sequence, lowest_unacked } = *self;
+        Command { session, sequence, lowest_unacked, body: Some(body) }
+    }
+}
+
+impl Leader {
+    /// Executes a client's command once and answers with its outcome.
+    pub(crate) async fn mutate(self: Arc<Self>, request: MutateRequest, deadline: Instant) -> Result<MutateReply> {
+        let MutateRequest { command, wait, caller } = request;
+        let command = command.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "a mutation without a command"))?;
+        let Command { session, sequence, lowest_unacked, body } = command;
+        let body = body.ok_or_else(|| Error::new(ErrorKind::NotSupported, "this master does not know the command"))?;
+        if sequence == 0 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "a client's commands are numbered from 1"));
+        }
+        self.sessions.check(session)?;
+        match self.replica.state().read().0.result(session, sequence) {
+            ResultLookup::New => {}
+            ResultLookup::Known(outcome) => return Ok(MutateReply { outcome: Some(outcome), ..Default::default() }),
+            ResultLookup::Forgotten => {
+                return Err(
+                    Error::new(ErrorKind::Stale, "the command's result is no longer kept").with("session", session)
+                );
+            }
+            ResultLookup::NoSession => {
+                return Err(Error::new(ErrorKind::SessionExpired, "the session has expired").with("session", session));
+            }
+        }
+        let numbered = Numbered { session, sequence, lowest_unacked };
+        let caller = caller.as_ref();
+        match body {
+            CommandBody::Create(create) => {
+                let parent = self.attr_now(create.parent)?;
+                permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
+                self.create(numbered, create, deadline).await
+            }
+            CommandBody::Link(link) => {
+                let parent = self.attr_now(link.parent)?;
+                permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
+                let inodes = [link.inode, link.parent];
+                self.change(numbered, CommandBody::Link(link), &inodes, deadline).await
+            }
+            CommandBody::Unlink(unlink) => {
+                let parent = self.attr_now(unlink.parent)?;
+                permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
+                if let Some(child) = self.name_now(unlink.parent, &unlink.name)? {
+                    permission::check_sticky(&self, session, caller, &parent, &child)?;
+                }
+                self.unlink(numbered, unlink, deadline).await
+            }
+            CommandBody::Rename(rename) => {
+                for (dir, name) in [(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)] {
+                    let attr = self.attr_now(dir)?;
+                    permission::check(&self, session, caller, &attr, Want::CHANGE_NAMES)?;
+                    if let Some(child) = self.name_now(dir, name)? {
+                        permission::check_sticky(&self, session, caller, &attr, &child)?;
+                    }
+                }
+                self.rename(numbered, rename, deadline).await
+            }
+            CommandBody::SetAttr(set) => {
+                let attr = self.attr_now(set.inode)?;
+                permission::check_chown(&self, session, caller, &attr, set.uid, set.gid)?;
+                if set.uid.is_none() && set.gid.is_none() {
+                    permission::check_owner(&self, session, caller, &attr)?;
+                }
+                self.set_attr(numbered, set, deadline).await
+            }
+            CommandBody::SetXattr(set) => {
+                let attr = self.attr_now(set.inode)?;
+                let write = Want { write: true, ..Want::default() };
+                permission::check(&self, session, caller, &attr, write)?;
+                let inodes = [set.inode];
+                self.change(numbered, CommandBody::SetXattr(set), &inodes, deadline).await
+            }
+            CommandBody::RemoveXattr(remove) => {
+                let attr = self.attr_now(remove.inode)?;
+                let write = Want { write: true, ..Want::default() };
+                permission::check(&self, session, caller, &attr, write)?;
+                let inodes = [remove.inode];
+                self.change(numbered, CommandBody::RemoveXattr(remove), &inodes, deadline).await
+            }
+            CommandBody::WriteInline(write) => {
+                let inode = write.inode;
+                let _lock = self.content_locks.lock(inode, deadline).await?;
+                if !self.coherence.is_open(session, inode).writers {
+                    return Err(Error::new(ErrorKind::Stale, "the file is not open for writing").with("inode", inode));
+                }
+                self.change(numbered, CommandBody::WriteInline(write), &[inode], deadline).await
+            }
+            CommandBody::SetLock(lock) => self.set_lock(numbered, lock, wait, deadline).await,
+            CommandBody::MountUfs(mount) => {
+                permission::check_root(&self, session, caller)?;
+                self.mount_ufs(numbered, mount, deadline).await
+            }
+            CommandBody::UmountUfs(umount) => {
+                permission::check_root(&self, session, caller)?;
+                self.umount_ufs(numbered, umount, deadline).await
+            }
+            _ => Err(Error::new(ErrorKind::NotPermitted, "only the master issues this command")),
+        }
+    }
+
+    /// The attributes as the log has them.
+    pub(crate) fn attr_now(&self, inode: InodeId) -> Result<Attr> {
+        self.replica.state().read().0.attr(inode)
+    }
+
+    /// What a name stands for now; errors other than of the directory itself are left to the command.
+    fn name_now(&self, dir: InodeId, name: &[u8]) -> Result<Option<Attr>> {
+        match self.replica.state().read().0.lookup(dir, name) {
+            Ok(found) => Ok(found),
+            Err(error) if error.kind() == ErrorKind::Stale => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Marks the inodes and takes others' leases on them away.
+    pub(crate) async fn begin_change(
+        &self,
+        session: SessionId,
+        inodes: &[InodeId],
+        removed: &[InodeId],
+        deadline: Instant,
+    ) -> Result<Change> {
+        self.sessions.wait_until_open_for_changes(deadline).await?;
+        let change = self.coherence.begin(session, inodes, removed);
+        recall(&self.coherence, &self.sessions, &change, deadline).await?;
+        Ok(change)
+    }
+
+    /// Proposes under the marks of a change. They outlive a proposal whose fate is unknown.
+    async fn propose_marked(&self, command: Command, change: Change) -> Result<(Outcome, Change)> {
+        match self.replica.propose(command).await {
+            Ok(outcome) => Ok((outcome, change)),
+            Err(error) => {
+                if error.kind() == ErrorKind::TimedOut {
+                    let replica = self.replica.clone();
+                    tokio::spawn(async move {
+                        while replica.leader().leading && replica.read_barrier().await.is_err() {
+                            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                        }
+                        drop(change);
+                    });
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// A command on behalf of a session that the master numbers itself: it is not deduplicated.
+    pub(crate) async fn propose_for(&self, session: SessionId, body: CommandBody) -> Result<Outcome> {
+        let command = Command { session, sequence: 0, lowest_unacked: 0, body: Some(body) };
+        let outcome = self.replica.propose(command).await?;
+        match outcome.error {
+            Some(error) => Err(error.into()),
+            None => Ok(outcome),
+        }
+    }
+
+    /// A command of the master itself; the attributes that it left.
+    pub(crate) async fn internal(&self, body: CommandBody, deadline: Instant) -> Result<Option<Attr>> {
+        let outcome = tokio::time::timeout_at(deadline, self.propose_for(0, body)).await;
+        let outcome = outcome.map_err(|_| Error::new(ErrorKind::TimedOut, "the log does not answer in time"))?;
+        Ok(outcome?.attr)
+    }
+
+    /// A change of the named inodes, their leases for the session along.
+    async fn change(
+        &self,
+        numbered: Numbered,
+        body: CommandBody,
+        inodes: &[InodeId],
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        let session = numbered.session;
+        let change = self.begin_change(session, inodes, &[], deadline).await?;
+        let leases = self.begin_leases(session, inodes);
+        let (outcome, change) = self.propose_marked(numbered.command(body), change).await?;
+        let reply = self.answer(session, outcome, leases);
+        drop(change);
+        Ok(reply)
+    }
+
+    fn begin_leases(&self, session: SessionId, inodes: &[InodeId]) -> Vec<Lease> {
+        inodes.iter().filter(|inode| **inode != 0).filter_map(|inode| self.begin_lease(session, *inode)).collect()
+    }
+
+    /// Keeps the leases that the state after the command allows.
+    fn answer(&self, session: SessionId, outcome: Outcome, leases: Vec<Lease>) -> MutateReply {
+        let keep = |lease: Lease| {
+            let (attr, grant) = {
+                let state = self.replica.state().read();
+                (state.0.attr(lease.inode), state.0.grant(lease.inode))
+            };
+            match attr {
+                Ok(attr) => self.keep_lease(session, Some(lease), &attr, grant.as_ref()),
+                Err(_) => {
+                    self.coherence.revoke(session, lease.inode);
+                    None
+                }
+            }
+        };
+        let leases = leases.into_iter().filter_map(keep).collect();
+        MutateReply { outcome: Some(outcome), leases, mode: DataMode::Unknown as i32 }
+    }
+
+    async fn create(&self, numbered: Numbered, create: Create, deadline: Instant) -> Result<MutateReply> {
+        let session = numbered.session;
+        let (parent, opens) = (create.parent, create.grant_write && create.kind() == FileKind::File);
+        let change = self.begin_change(session, &[parent], &[], deadline).await?;
+        let leases = self.begin_leases(session, &[parent]);
+        let (outcome, change) = self.propose_marked(numbered.command(CommandBody::Create(create)), change).await?;
+        let mut reply = self.answer(session, outcome, leases);
+        let made = reply.outcome.as_ref().filter(|outcome| outcome.created).and_then(|outcome| outcome.attr.clone());
+        if let Some(made) = made {
+            if opens {
+                self.coherence.open(session, made.inode, true, deadline).await?;
+            }
+            let (attr, lease) = self.leased_attr(session, made.inode)?;
+            let grant = self.replica.state().read().0.grant(made.inode);
+            reply.mode = crate::grants::data_mode(session, &attr, grant.as_ref()) as i32;
+            reply.leases.extend(lease);
+            if let Some(outcome) = &mut reply.outcome {
+                outcome.attr = Some(attr);
+            }
+        }
+        drop(change);
+        Ok(reply)
+    }
+
+    async fn unlink(&self, numbered: Numbered, mut unlink: Unlink, deadline: Instant) -> Result<MutateReply> {
+        let session = numbered.session;
+        for _ in 0..ATTEMPTS {
+            unlink.inode = self.name_now(unlink.parent, &unlink.name)?.map_or(0, |child| child.inode);
+            let change = self.begin_change(session, &[unlink.parent], &[unlink.inode], deadline).await?;
+            unlink.holders = self.coherence.openers(unlink.inode);
+            let leases = self.begin_leases(session, &[unlink.parent]);
+            let command = numbered.command(CommandBody::Unlink(unlink.clone()));
+            let (outcome, change) = self.propose_marked(command, change).await?;
+            if is_conflict(&outcome) {
+                continue;
+            }
+            let reply = self.answer(session, outcome, leases);
+            drop(change);
+            return Ok(reply);
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the name changes too often").with("inode", unlink.parent))
+    }
+
+    async fn rename(&self, numbered: Numbered, mut rename: Rename, deadline: Instant) -> Result<MutateReply> {
+        let session = numbered.session;
+        for _ in 0..ATTEMPTS {
+            let inode = |found: Option<Attr>| found.map_or(0, |attr| attr.inode);
+            rename.source = inode(self.name_now(rename.parent, &rename.name)?);
+            rename.target = inode(self.name_now(rename.new_parent, &rename.new_name)?);
+            let dirs = [rename.parent, rename.new_parent];
+            let marked = [rename.parent, rename.new_parent, rename.source];
+            let change = self.begin_change(session, &marked, &[rename.target], deadline).await?;
+            rename.holders = self.coherence.openers(rename.target);
+            let leases = self.begin_leases(session, &dirs);
+            let command = numbered.command(CommandBody::Rename(rename.clone()));
+            let (outcome, change) = self.propose_marked(command, change).await?;
+            if is_conflict(&outcome) {
+                continue;
+            }
+            let reply = self.answer(session, outcome, leases);
+            drop(change);
+            return Ok(reply);
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the names change too often").with("inode", rename.parent))
+    }
+
+    async fn set_attr(&self, numbered: Numbered, set: SetAttr, deadline: Instant) -> Result<MutateReply> {
+        if set.size.is_some() {
+            return Err(Error::new(ErrorKind::InvalidArgument, "the size of a file is set by TruncateFile"));
+        }
+        let inode = set.inode;
+        let mtime = if set.mtime_now { Some(Time::now()) } else { set.mtime };
+        let _lock = match mtime {
+            Some(_) => Some(self.content_locks.lock(inode, deadline).await?),
+            None => None,
+        };
+        if let Some(mtime) = mtime {
+            self.set_live_mtime(inode, mtime, deadline).await?;
+        }
+        let mut reply = self.change(numbered, CommandBody::SetAttr(set), &[inode], deadline).await?;
+        if let Some(attr) = reply.outcome.as_mut().and_then(|outcome| outcome.attr.as_mut()) {
+            *attr = self.best_attr(attr.clone(), deadline).await;
+        }
+        Ok(reply)
+    }
+
+    /// Sets the size of a file.
+    pub(crate) async fn truncate_file(&self, request: TruncateFileRequest, deadline: Instant) -> Result<Attr> {
+        let TruncateFileRequest { session, inode, size, kill_privileges, worker, .. } = request;
+        self.sessions.check(session)?;
+        let attr = self.attr_now(inode)?;
+        match attr.kind() {
+            FileKind::File => {}
+            FileKind::Directory => {
+                return Err(Error::new(ErrorKind::IsADirectory, "a directory has no size to set").with("inode", inode));
+            }
+            _ => {
+                return Err(
+                    Error::new(ErrorKind::InvalidArgument, "only a file has a size to set").with("inode", inode)
+                );
+            }
+        }
+        let write = Want { write: true, ..Want::default() };
+        permission::check(self, session, request.caller.as_ref(), &attr, write)?;
+        let _change = self.begin_change(session, &[inode], &[], deadline).await?;
+        self.truncate(inode, size, kill_privileges, worker, deadline).await
+    }
+}
+
+fn is_conflict(outcome: &Outcome) -> bool {
+    outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Conflict.code())
+}

@@ -1,0 +1,308 @@
+//! Files whose bytes are on workers: placing, opening for changes, truncating, sealing, and asking for what only the primary worker knows.
+//!
+//! Always: one operation on an inode at a time (`KeyedLocks`).
+//! Always: before the log stops naming a content or an epoch, the worker refuses writes to it; so no acknowledged write is lost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_namespace::Grant;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::layout::Kind;
+use curvine_proto::{
+    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, Layout, LiveAttr, LiveAttrReply, Method,
+    OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest, Time,
+    TruncateRequest,
+};
+use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
+use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
+use tokio::time::Instant;
+
+use crate::leader::Leader;
+
+/// Attempts of a step that a concurrent change may have to repeat.
+const ATTEMPTS: usize = 8;
+/// How long the master waits for a worker on behalf of a name look-up, which can do without.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a file with blocks is written.
+struct Primary {
+    worker: WorkerId,
+    content: ContentId,
+    live: bool,
+}
+
+fn primary(inode: InodeId, generation: u64, blocks: &BlocksLayout) -> Result<Primary> {
+    let extent = blocks.extents.first();
+    let worker = extent.and_then(|extent| extent.workers.first());
+    let (Some(extent), Some(worker)) = (extent, worker) else {
+        return Err(Error::new(ErrorKind::Internal, "a layout of blocks has no worker").with("inode", inode));
+    };
+    let content = ContentId { inode, generation, version: extent.version };
+    Ok(Primary { worker: *worker, content, live: blocks.live })
+}
+
+impl Leader {
+    fn layout_of(&self, inode: InodeId) -> Result<(Attr, Layout, Option<Grant>)> {
+        let state = self.replica.state().read();
+        Ok((state.0.attr(inode)?, state.0.layout(inode, true)?, state.0.grant(inode)))
+    }
+
+    fn primary_of(&self, inode: InodeId) -> Result<Option<Primary>> {
+        let (_, layout, _) = self.layout_of(inode)?;
+        match &layout.kind {
+            Some(Kind::Blocks(blocks)) => primary(inode, layout.generation, blocks).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The attributes as they are now: size and times of a live file come from its primary worker.
+    pub(crate) async fn fresh_attr(&self, attr: Attr, deadline: Instant) -> Result<Attr> {
+        if !attr.live {
+            return Ok(attr);
+        }
+        let inode = attr.inode;
+        let Some(primary) = self.primary_of(inode)? else { return Ok(self.replica.state().read().0.attr(inode)?) };
+        if !primary.live {
+            return self.replica.state().read().0.attr(inode);
+        }
+        let request = StatRequest { content: Some(primary.content) };
+        let live: Result<LiveAttrReply> =
+            self.workers.call(primary.worker, Method::Stat, &request, Bytes::new(), deadline).await;
+        match live {
+            Ok(reply) => Ok(with_live(attr, reply.attr)),
+            // It was sealed, truncated or deleted while we asked.
+            Err(error) if error.kind() == ErrorKind::VersionMismatch => self.replica.state().read().0.attr(inode),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As `fresh_attr`, but what the log says if the worker does not answer soon: for names, which must be found in any case.
+    pub(crate) async fn best_attr(&self, attr: Attr, deadline: Instant) -> Attr {
+        let soon = deadline.min(Instant::now() + PATIENCE);
+        match self.fresh_attr(attr.clone(), soon).await {
+            Ok(attr) => attr,
+            Err(error) => {
+                tracing::debug!(inode = attr.inode, %error, "size of a live file not known");
+                attr
+            }
+        }
+    }
+
+    /// Makes the file a live one on a primary worker, so that the session can write it there.
+    pub(crate) async fn place_for_write(
+        &self,
+        session: SessionId,
+        inode: InodeId,
+        preferred: WorkerId,
+        deadline: Instant,
+    ) -> Result<()> {
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        let (_, _, grant) = self.layout_of(inode)?;
+        if !grant.is_some_and(|grant| grant.writers.contains(&session)) {
+            return Err(Error::new(
+                ErrorKind::Stale,
+                "the session has no write grant; open the file for writing again",
+            )
+            .with("inode", inode)
+            .with("session", session));
+        }
+        self.make_live(inode, preferred, deadline).await.map(|_| ())
+    }
+
+    /// Under the inode's lock. Returns the primary and the epoch that it accepts.
+    async fn make_live(&self, inode: InodeId, preferred: WorkerId, deadline: Instant) -> Result<(Primary, GrantEpoch)> {
+        let mut placed_before: Option<(WorkerId, ContentId)> = None;
+        for _ in 0..ATTEMPTS {
+            let (attr, layout, grant) = self.layout_of(inode)?;
+            let epoch = grant.map_or(1, |grant| grant.epoch.max(1));
+            match layout.kind {
+                Some(Kind::Ufs(_)) => {
+                    return Err(Error::new(ErrorKind::ReadOnly, "the under file system is mounted read-only")
+                        .with("inode", inode));
+                }
+                Some(Kind::Blocks(blocks)) => {
+                    let primary = primary(inode, layout.generation, &blocks)?;
+                    if !primary.live {
+                        self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
+                        continue;
+                    }
+                    let request = OpenContentRequest { content: Some(primary.content), epoch };
+                    let opened: Result<Empty> =
+                        self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
+                    match opened {
+                        Ok(_) => return Ok((primary, epoch)),
+                        // The worker has been told of a later epoch than reached the log.
+                        Err(error) if error.kind() == ErrorKind::VersionMismatch => {
+                            self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                Some(Kind::Inline(_)) | None => {
+                    let data = match layout.kind {
+                        Some(Kind::Inline(inline)) => inline.data,
+                        _ => Bytes::new(),
+                    };
+                    if let Some((worker, content)) = placed_before.take() {
+                        self.delete_content(worker, vec![content], deadline).await?;
+                    }
+                    let worker = self.workers.choose(preferred)?;
+                    let content = ContentId { inode, generation: layout.generation, version: 1 };
+                    let request = PlaceRequest { content: Some(content), epoch, mtime: attr.mtime };
+                    self.workers.call::<_, Empty>(worker, Method::Place, &request, data, deadline).await?;
+                    placed_before = Some((worker, content));
+                    let body = PlaceBlocks { inode, change: attr.change, worker, block_size: self.options.block_size };
+                    match self.internal(CommandBody::PlaceBlocks(body), deadline).await {
+                        Ok(_) => placed_before = None,
+                        Err(error) if error.kind() == ErrorKind::Conflict => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the file changes too often to be placed").with("inode", inode))
+    }
+
+    pub(crate) async fn delete_content(
+        &self,
+        worker: WorkerId,
+        contents: Vec<ContentId>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let request = DeleteContentRequest { contents };
+        self.workers.call::<_, Empty>(worker, Method::DeleteContent, &request, Bytes::new(), deadline).await?;
+        Ok(())
+    }
+
+    /// Sets the size of a file, whatever its layout. The caller has marked the inode as changing and recalled its leases.
+    pub(crate) async fn truncate(
+        &self,
+        inode: InodeId,
+        size: u64,
+        kill_privileges: bool,
+        preferred: WorkerId,
+        deadline: Instant,
+    ) -> Result<Attr> {
+        if size > FILE_SIZE_MAX {
+            return Err(Error::new(ErrorKind::FileTooLarge, "a file has at most 16 TiB").with("length", size));
+        }
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        let (attr, layout, grant) = self.layout_of(inode)?;
+        let inline = matches!(layout.kind, Some(Kind::Inline(_)) | None);
+        if matches!(layout.kind, Some(Kind::Ufs(_))) {
+            return Err(
+                Error::new(ErrorKind::ReadOnly, "the under file system is mounted read-only").with("inode", inode)
+            );
+        }
+        if size == 0 || (inline && size <= INLINE_MAX as u64) {
+            if let Some(Kind::Blocks(blocks)) = &layout.kind {
+                let primary = primary(inode, layout.generation, blocks)?;
+                if primary.live {
+                    self.fence_content(&primary, grant.map_or(1, |grant| grant.epoch), deadline).await?;
+                }
+            }
+            let body = SetAttr { inode, size: Some(size), kill_privileges, ..Default::default() };
+            return self.internal(CommandBody::SetAttr(body), deadline).await.map(|attr| attr.unwrap_or_default());
+        }
+        let (primary, epoch) = self.make_live(inode, preferred, deadline).await?;
+        let request = TruncateRequest { content: Some(primary.content), epoch, size };
+        let reply: LiveAttrReply =
+            self.workers.call(primary.worker, Method::Truncate, &request, Bytes::new(), deadline).await?;
+        if kill_privileges && attr.mode & 0o6000 != 0 {
+            let body = SetAttr { inode, kill_privileges: true, ..Default::default() };
+            self.internal(CommandBody::SetAttr(body), deadline).await?;
+        }
+        let attr = self.replica.state().read().0.attr(inode)?;
+        self.seal_later(inode);
+        Ok(with_live(attr, reply.attr))
+    }
+
+    /// The worker refuses writes to the content from now on. An unreachable worker stops by itself when its lease has run out.
+    async fn fence_content(&self, primary: &Primary, epoch: GrantEpoch, deadline: Instant) -> Result<()> {
+        let request = SealRequest { content: Some(primary.content), epoch };
+        let sealed: Result<LiveAttrReply> =
+            self.workers.call(primary.worker, Method::Seal, &request, Bytes::new(), deadline).await;
+        match sealed {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::VersionMismatch => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An application set the mtime of a live file.
+    pub(crate) async fn set_live_mtime(&self, inode: InodeId, mtime: Time, deadline: Instant) -> Result<()> {
+        let Some(primary) = self.primary_of(inode)? else { return Ok(()) };
+        if !primary.live {
+            return Ok(());
+        }
+        let request = SetMtimeRequest { content: Some(primary.content), mtime: Some(mtime) };
+        self.workers
+            .call::<_, LiveAttrReply>(primary.worker, Method::SetMtime, &request, Bytes::new(), deadline)
+            .await?;
+        Ok(())
+    }
+
+    /// Fences a writer whose session is over from files that others still write.
+    pub(crate) async fn fence_writers(&self, inode: InodeId, deadline: Instant) -> Result<()> {
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        let Some(primary) = self.primary_of(inode)? else { return Ok(()) };
+        if primary.live {
+            self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
+            self.make_live(inode, primary.worker, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// Seals the file if it is live and nobody writes it. `Ok(false)`: there was nothing to do.
+    pub(crate) async fn seal(&self, inode: InodeId, deadline: Instant) -> Result<bool> {
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        let (attr, layout, grant) = match self.layout_of(inode) {
+            Ok(found) => found,
+            Err(error) if error.kind() == ErrorKind::Stale => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let Some(Kind::Blocks(blocks)) = &layout.kind else { return Ok(false) };
+        let primary = primary(inode, layout.generation, blocks)?;
+        let epoch = grant.as_ref().map_or(1, |grant| grant.epoch.max(1));
+        if !primary.live || grant.is_some_and(|grant| !grant.writers.is_empty()) {
+            return Ok(false);
+        }
+        let request = SealRequest { content: Some(primary.content), epoch };
+        let reply: LiveAttrReply =
+            self.workers.call(primary.worker, Method::Seal, &request, Bytes::new(), deadline).await?;
+        let live = reply.attr.unwrap_or_default();
+        let body = CommitSize {
+            inode,
+            generation: layout.generation,
+            epoch,
+            size: live.size,
+            blocks: live.blocks,
+            ctime: later(attr.ctime, live.mtime),
+            mtime: live.mtime,
+            seal: true,
+        };
+        match self.internal(CommandBody::CommitSize(body), deadline).await {
+            Ok(_) => Ok(true),
+            // Somebody opened or truncated it meanwhile; its close will come back here.
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Stale) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The later of two times.
+fn later(one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    one.into_iter().chain(other).max_by_key(Time::key)
+}
+
+/// The logged attributes with what the primary worker knows better.
+pub(crate) fn with_live(mut attr: Attr, live: Option<LiveAttr>) -> Attr {
+    if let Some(live) = live {
+        attr.size = live.size;
+        attr.blocks = live.blocks;
+        attr.ctime = later(attr.ctime, live.mtime);
+        attr.mtime = live.mtime.or(attr.mtime);
+    }
+    attr
+}

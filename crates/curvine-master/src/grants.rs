@@ -1,0 +1,178 @@
+//! Leases with replies, opens and write grants: what a session may cache and write.
+
+use curvine_namespace::Grant;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{
+    Attr, CloseRequest, DataMode, DropOrphan, FileKind, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
+    OpenRequest, ReleaseWrite,
+};
+use curvine_types::{ErrorKind, InodeId, Result, SessionId};
+use tokio::time::Instant;
+
+use crate::leader::Leader;
+use crate::permission::{self, Want};
+
+/// What the writers of a file allow a session.
+pub(crate) fn data_mode(session: SessionId, attr: &Attr, grant: Option<&Grant>) -> DataMode {
+    match grant.map(|grant| grant.writers.as_slice()).unwrap_or_default() {
+        [] if attr.live => DataMode::WriteShared,
+        [] => DataMode::ReadShared,
+        [only] if *only == session => DataMode::WriteExclusive,
+        _ => DataMode::WriteShared,
+    }
+}
+
+impl Leader {
+    /// Registers a lease; the state that it covers must be read afterwards and be given to `keep_lease`.
+    pub(crate) fn begin_lease(&self, session: SessionId, inode: InodeId) -> Option<Lease> {
+        if self.sessions.may_lease(session) { self.coherence.grant(session, inode) } else { None }
+    }
+
+    /// The lease, if the state that was read after its registration allows it.
+    pub(crate) fn keep_lease(
+        &self,
+        session: SessionId,
+        lease: Option<Lease>,
+        attr: &Attr,
+        grant: Option<&Grant>,
+    ) -> Option<Lease> {
+        let mut lease = lease?;
+        let allowed = data_mode(session, attr, grant) != DataMode::WriteShared;
+        let valid = if attr.mount == 0 { Some(0) } else { self.ufs.valid_ms(attr) };
+        match valid {
+            Some(valid_ms) if allowed => {
+                lease.valid_ms = valid_ms;
+                Some(lease)
+            }
+            _ => {
+                self.coherence.revoke(session, lease.inode);
+                None
+            }
+        }
+    }
+
+    /// Attributes and lease of an inode, in the order that makes the lease true.
+    pub(crate) fn leased_attr(&self, session: SessionId, inode: InodeId) -> Result<(Attr, Option<Lease>)> {
+        let lease = self.begin_lease(session, inode);
+        let (attr, grant) = {
+            let state = self.replica.state().read();
+            (state.0.attr(inode), state.0.grant(inode))
+        };
+        match attr {
+            Ok(attr) => {
+                let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
+                Ok((attr, lease))
+            }
+            Err(error) => {
+                self.coherence.revoke(session, inode);
+                Err(error)
+            }
+        }
+    }
+
+    /// Opens a file for a session.
+    pub(crate) async fn open(&self, request: OpenRequest, deadline: Instant) -> Result<OpenReply> {
+        let OpenRequest { session, inode, write, .. } = request;
+        self.sessions.check(session)?;
+        self.coherence.open(session, inode, write, deadline).await?;
+        let opened = self.open_counted(&request, deadline).await;
+        if opened.is_err() {
+            self.close_one(session, inode, write, deadline).await;
+        }
+        opened
+    }
+
+    async fn open_counted(&self, request: &OpenRequest, deadline: Instant) -> Result<OpenReply> {
+        let OpenRequest { session, inode, write, .. } = *request;
+        let attr = self.replica.state().read().0.attr(inode)?;
+        let want = Want { read: request.read, write, execute: false };
+        permission::check(self, session, request.caller.as_ref(), &attr, want)?;
+        if attr.mount != 0 {
+            self.revalidate_file(&attr, deadline).await?;
+        }
+        if write {
+            self.grant_write(session, inode, deadline).await?;
+        }
+        let lease = self.begin_lease(session, inode);
+        let (attr, layout, grant) = {
+            let state = self.replica.state().read();
+            (state.0.attr(inode)?, state.0.layout(inode, true)?, state.0.grant(inode))
+        };
+        let mode = data_mode(session, &attr, grant.as_ref());
+        let leases = self.keep_lease(session, lease, &attr, grant.as_ref()).into_iter().collect();
+        let attr = self.fresh_attr(attr, deadline).await?;
+        let epoch = grant.map_or(0, |grant| grant.epoch);
+        Ok(OpenReply { attr: Some(attr), layout: Some(layout), mode: mode as i32, epoch, leases })
+    }
+
+    /// The session becomes a writer of the file, which ends the leases of all others.
+    async fn grant_write(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
+        let is_writer = || {
+            let grant = self.replica.state().read().0.grant(inode);
+            grant.is_some_and(|grant| grant.writers.contains(&session))
+        };
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        if is_writer() {
+            return Ok(());
+        }
+        let _change = self.begin_change(session, &[inode], &[], deadline).await?;
+        self.propose_for(session, CommandBody::GrantWrite(GrantWrite { inode })).await.map(|_| ())
+    }
+
+    /// Ends opens; what remains to be done (write grants, orphans, sealing) is done before the answer.
+    pub(crate) async fn close(&self, request: CloseRequest, deadline: Instant) -> Result<()> {
+        self.sessions.check(request.session)?;
+        for open in request.closes {
+            self.close_one(request.session, open.inode, open.write, deadline).await;
+        }
+        Ok(())
+    }
+
+    async fn close_one(&self, session: SessionId, inode: InodeId, write: bool, deadline: Instant) {
+        let Some(remaining) = self.coherence.close(session, inode, write) else { return };
+        if write && !remaining.writers {
+            if let Err(error) = self.release_write(session, inode, deadline).await {
+                tracing::warn!(session, inode, %error, "write grant not released; it ends with the session");
+            }
+            self.seal_later(inode);
+        }
+        if !remaining.any {
+            self.drop_orphan(session, inode).await;
+        }
+    }
+
+    async fn release_write(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
+        let _lock = self.content_locks.lock(inode, deadline).await?;
+        if self.coherence.is_open(session, inode).writers {
+            return Ok(());
+        }
+        self.propose_for(session, CommandBody::ReleaseWrite(ReleaseWrite { inode })).await.map(|_| ())
+    }
+
+    async fn drop_orphan(&self, session: SessionId, inode: InodeId) {
+        let orphan = self.replica.state().read().0.attr(inode).is_ok_and(|attr| attr.nlink == 0);
+        if !orphan || self.coherence.is_open(session, inode).any {
+            return;
+        }
+        let body = CommandBody::DropOrphan(DropOrphan { inode, session });
+        if let Err(error) = self.propose_for(session, body).await
+            && !matches!(error.kind(), ErrorKind::Stale | ErrorKind::NotFound)
+        {
+            tracing::warn!(session, inode, %error, "unlinked file not freed; it ends with the session");
+        }
+    }
+
+    /// The layout as it is now, for a handle whose own one is out of date.
+    pub(crate) async fn get_layout(&self, request: GetLayoutRequest, deadline: Instant) -> Result<GetLayoutReply> {
+        self.sessions.check(request.session)?;
+        let (attr, layout, grant) = {
+            let state = self.replica.state().read();
+            let inode = request.inode;
+            (state.0.attr(inode)?, state.0.layout(inode, true)?, state.0.grant(inode))
+        };
+        let mode = data_mode(request.session, &attr, grant.as_ref());
+        let attr = if attr.kind() == FileKind::File { self.best_attr(attr, deadline).await } else { attr };
+        let epoch = grant.map_or(0, |grant| grant.epoch);
+        Ok(GetLayoutReply { attr: Some(attr), layout: Some(layout), epoch, mode: mode as i32 })
+    }
+}

@@ -1,0 +1,233 @@
+//! One leadership: the replicated state together with the soft state that is made anew for each leader, and the work in its background.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{ContentId, DeleteContentRequest, Empty, ExpireSession, ForgetGarbage, Garbage, Method};
+use curvine_raft::Replica;
+use curvine_rpc::Connector;
+use curvine_types::{ErrorKind, InodeId, Result, SessionId, WorkerId};
+use futures::StreamExt;
+use futures::stream;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::MasterOptions;
+use crate::coherence::Coherence;
+use crate::keyed::KeyedLocks;
+use crate::locks::LockWaits;
+use crate::mounts::UfsSeen;
+use crate::sessions::Sessions;
+use crate::state::MetaState;
+use crate::workers::Workers;
+
+/// How often sessions are looked at for expiry.
+const EXPIRY_TICK: Duration = Duration::from_millis(200);
+/// Pause before what failed in the background is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait of one step in the background.
+const STEP: Duration = Duration::from_secs(30);
+/// Files sealed at once.
+const SEALS_AT_ONCE: usize = 32;
+/// Contents deleted with one request.
+const DELETES_AT_ONCE: usize = 500;
+
+/// What a leader has.
+pub struct Leader {
+    pub(crate) options: MasterOptions,
+    pub(crate) replica: Replica<MetaState>,
+    pub(crate) incarnation: u64,
+    pub(crate) coherence: Arc<Coherence>,
+    pub(crate) sessions: Sessions,
+    pub(crate) workers: Workers,
+    pub(crate) lock_waits: LockWaits,
+    pub(crate) ufs: UfsSeen,
+    /// One look into a directory of an under file system at a time.
+    pub(crate) ufs_flights: KeyedLocks,
+    /// One operation on the content of a file at a time.
+    pub(crate) content_locks: KeyedLocks,
+    seals: SealQueue,
+    pub(crate) started: Instant,
+}
+
+/// Files to be sealed. Bounded by the number of live files.
+#[derive(Default)]
+struct SealQueue {
+    waiting: Mutex<HashSet<InodeId>>,
+    added: Notify,
+}
+
+impl Leader {
+    /// The soft state at the start of a leadership.
+    pub(crate) fn new(options: MasterOptions, replica: Replica<MetaState>, connector: Connector) -> Arc<Self> {
+        let known: Vec<SessionId> = replica.state().read().0.sessions().into_iter().map(|session| session.id).collect();
+        Arc::new(Self {
+            incarnation: replica.incarnation(),
+            coherence: Coherence::new(options.lease_limit),
+            sessions: Sessions::new(options.lease_time, known),
+            workers: Workers::new(connector, options.lease_time),
+            lock_waits: LockWaits::default(),
+            ufs: UfsSeen::default(),
+            ufs_flights: KeyedLocks::default(),
+            content_locks: KeyedLocks::default(),
+            seals: SealQueue::default(),
+            started: Instant::now(),
+            replica,
+            options,
+        })
+    }
+
+    /// The work in the background; dropped with the leadership.
+    pub(crate) fn spawn_background(self: &Arc<Self>) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(self.clone().expire_sessions());
+        tasks.spawn(self.clone().seal_files());
+        tasks.spawn(self.clone().delete_garbage());
+        tasks
+    }
+
+    /// The file may be ready to be sealed.
+    pub(crate) fn seal_later(&self, inode: InodeId) {
+        self.seals.waiting.lock().insert(inode);
+        self.seals.added.notify_one();
+    }
+
+    /// Files waiting to be sealed.
+    pub(crate) fn seals_waiting(&self) -> usize {
+        self.seals.waiting.lock().len()
+    }
+
+    async fn expire_sessions(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(EXPIRY_TICK).await;
+            for session in self.sessions.overdue() {
+                tracing::info!(session, "session expired: nothing heard for its lease time");
+                if let Err(error) = self.end_session(session).await {
+                    tracing::warn!(session, %error, "session not expired in the log yet");
+                }
+            }
+        }
+    }
+
+    /// Ends a session: in the log, then its soft state; its files are fenced or sealed.
+    pub(crate) async fn end_session(self: &Arc<Self>, session: SessionId) -> Result<()> {
+        let written = self.files_written_by(session);
+        let ended = self.propose_for(0, CommandBody::ExpireSession(ExpireSession { session })).await;
+        if let Err(error) = ended
+            && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SessionExpired | ErrorKind::Stale)
+        {
+            return Err(error);
+        }
+        self.session_is_over(session, written);
+        Ok(())
+    }
+
+    /// The live files that a session may write.
+    pub(crate) fn files_written_by(&self, session: SessionId) -> Vec<InodeId> {
+        const PAGE: usize = 1000;
+        let (mut written, mut after) = (Vec::new(), 0);
+        loop {
+            let state = self.replica.state().read();
+            let page = state.0.live_inodes(after, PAGE);
+            let writes = |inode: &InodeId| state.0.grant(*inode).is_some_and(|grant| grant.writers.contains(&session));
+            written.extend(page.iter().copied().filter(writes));
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = *last,
+                _ => return written,
+            }
+        }
+    }
+
+    /// Follows the end of a session in the log.
+    pub(crate) fn session_is_over(self: &Arc<Self>, session: SessionId, written: Vec<InodeId>) {
+        self.sessions.remove(session);
+        self.coherence.forget(session);
+        self.lock_waits.something_dropped();
+        let leader = self.clone();
+        tokio::spawn(async move {
+            for inode in written {
+                let others = leader.replica.state().read().0.grant(inode);
+                if others.is_some_and(|grant| !grant.writers.is_empty())
+                    && let Err(error) = leader.fence_writers(inode, Instant::now() + STEP).await
+                {
+                    tracing::warn!(inode, %error, "an expired writer is not fenced by epoch yet");
+                }
+                leader.seal_later(inode);
+            }
+        });
+    }
+
+    async fn seal_files(self: Arc<Self>) {
+        const PAGE: usize = 1000;
+        let mut after = 0;
+        loop {
+            let page = self.replica.state().read().0.live_inodes(after, PAGE);
+            self.seals.waiting.lock().extend(&page);
+            match page.last() {
+                Some(last) if page.len() == PAGE => after = *last,
+                _ => break,
+            }
+        }
+        loop {
+            let batch: Vec<InodeId> = std::mem::take(&mut *self.seals.waiting.lock()).into_iter().collect();
+            if batch.is_empty() {
+                self.seals.added.notified().await;
+                continue;
+            }
+            let seal = |inode| {
+                let leader = self.clone();
+                async move { (inode, leader.seal(inode, Instant::now() + STEP).await) }
+            };
+            let mut results = stream::iter(batch).map(seal).buffer_unordered(SEALS_AT_ONCE);
+            let mut failed = Vec::new();
+            while let Some((inode, result)) = results.next().await {
+                if let Err(error) = result {
+                    tracing::debug!(inode, %error, "file not sealed yet");
+                    failed.push(inode);
+                }
+            }
+            if !failed.is_empty() {
+                self.seals.waiting.lock().extend(failed);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn delete_garbage(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RETRY).await;
+            while let Ok(true) = self.delete_some_garbage().await {}
+        }
+    }
+
+    /// Has the workers delete contents that no inode has any more. `Ok(true)`: something was done.
+    async fn delete_some_garbage(&self) -> Result<bool> {
+        let garbage = self.replica.state().read().0.garbage(DELETES_AT_ONCE * 8);
+        let mut workers: Vec<WorkerId> = garbage.iter().map(|item| item.worker).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        let mut done = false;
+        for worker in workers {
+            let mine: Vec<&Garbage> =
+                garbage.iter().filter(|item| item.worker == worker).take(DELETES_AT_ONCE).collect();
+            let content = |item: &&Garbage| ContentId { inode: item.inode, generation: item.generation, version: 0 };
+            let request = DeleteContentRequest { contents: mine.iter().map(content).collect() };
+            let deadline = Instant::now() + STEP;
+            let deleted: Result<Empty> =
+                self.workers.call(worker, Method::DeleteContent, &request, Bytes::new(), deadline).await;
+            if let Err(error) = deleted {
+                tracing::debug!(worker, %error, "garbage not deleted yet");
+                continue;
+            }
+            let items = mine.into_iter().copied().collect();
+            self.internal(CommandBody::ForgetGarbage(ForgetGarbage { items }), deadline).await?;
+            done = true;
+        }
+        Ok(done)
+    }
+}

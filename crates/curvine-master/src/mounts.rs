@@ -1,0 +1,411 @@
+//! The mount table of under file systems, and their names: looked at by workers, applied by compare-and-set.
+//!
+//! What has been looked at lately is soft state: a new leader looks again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_namespace::UfsDir;
+use curvine_proto::Method;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{
+    Attr, Command, MountInfo, MountUfs, MutateReply, UfsChanged, UfsEntry, UfsListReply, UfsListRequest, UfsObject,
+    UfsObserved, UfsStatReply, UfsStatRequest, UmountUfs,
+};
+use curvine_types::limits::OBSERVED_ENTRIES_MAX;
+use curvine_types::{Error, ErrorKind, InodeId, MountId, ROOT_INODE, Result};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::change::Numbered;
+use crate::leader::Leader;
+use crate::sessions::boot_clock;
+
+/// How long an observation is believed unless the mount says otherwise.
+pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// Attempts of an observation whose directory changes under it.
+const ATTEMPTS: usize = 8;
+/// Most names whose last look is remembered; then all are forgotten, which costs looks and nothing else.
+const SEEN_MAX: usize = 1 << 20;
+
+/// What was looked at when.
+#[derive(Default)]
+pub struct UfsSeen {
+    inner: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    listed: HashMap<InodeId, Validity>,
+    names: HashMap<(InodeId, Bytes), Validity>,
+    files: HashMap<InodeId, Validity>,
+}
+
+#[derive(Clone, Copy)]
+struct Validity {
+    until: Duration,
+}
+
+impl Validity {
+    fn new(ttl: Duration) -> Self {
+        Self { until: boot_clock() + ttl }
+    }
+
+    fn left(self) -> Duration {
+        self.until.saturating_sub(boot_clock())
+    }
+}
+
+impl UfsSeen {
+    fn bound(seen: &mut Seen) {
+        if seen.names.len() + seen.files.len() + seen.listed.len() > SEEN_MAX {
+            *seen = Seen::default();
+        }
+    }
+
+    fn saw_listing(&self, dir: InodeId, files: &[InodeId], ttl: Duration) {
+        let mut seen = self.inner.lock();
+        Self::bound(&mut seen);
+        let validity = Validity::new(ttl);
+        seen.listed.insert(dir, validity);
+        seen.files.extend(files.iter().map(|file| (*file, validity)));
+    }
+
+    fn saw_name(&self, dir: InodeId, name: &Bytes, file: Option<InodeId>, ttl: Duration) {
+        let mut seen = self.inner.lock();
+        Self::bound(&mut seen);
+        let validity = Validity::new(ttl);
+        seen.names.insert((dir, name.clone()), validity);
+        seen.files.extend(file.map(|file| (file, validity)));
+    }
+
+    fn knows_listing(&self, dir: InodeId) -> bool {
+        self.inner.lock().listed.get(&dir).is_some_and(|validity| !validity.left().is_zero())
+    }
+
+    fn knows_name(&self, dir: InodeId, name: &Bytes) -> bool {
+        let seen = self.inner.lock();
+        let valid = |validity: Option<&Validity>| validity.is_some_and(|validity| !validity.left().is_zero());
+        valid(seen.listed.get(&dir)) || valid(seen.names.get(&(dir, name.clone())))
+    }
+
+    fn knows_file(&self, inode: InodeId) -> bool {
+        self.inner.lock().files.get(&inode).is_some_and(|validity| !validity.left().is_zero())
+    }
+
+    /// How long a lease on an inode of an under file system may last; `None`: not at all.
+    pub fn valid_ms(&self, attr: &Attr) -> Option<u64> {
+        let seen = self.inner.lock();
+        let validity = seen.files.get(&attr.inode).or_else(|| seen.listed.get(&attr.inode))?;
+        let left = validity.left().as_millis() as u64;
+        (left > 0).then_some(left)
+    }
+
+    /// Entries remembered.
+    pub fn len(&self) -> usize {
+        let seen = self.inner.lock();
+        seen.listed.len() + seen.names.len() + seen.files.len()
+    }
+
+    fn forget(&self) {
+        *self.inner.lock() = Seen::default();
+    }
+}
+
+fn ttl_of(mount: &MountInfo) -> Duration {
+    match mount.settings.as_ref().map_or(0, |settings| settings.ttl_ms) {
+        0 => TTL_DEFAULT,
+        millis => Duration::from_millis(millis),
+    }
+}
+
+fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
+    let name = object.key.strip_prefix(prefix)?.trim_end_matches('/').to_string();
+    if name.is_empty() || name.contains('/') {
+        return None;
+    }
+    let name = Bytes::from(name.into_bytes());
+    // Keys that are no file names ("..", over 255 bytes) stay out of the tree.
+    curvine_types::Name::new(&name).ok()?;
+    let UfsObject { key, directory, size, mtime, etag } = object;
+    Some((name.clone(), UfsEntry { name, directory, size, mtime, etag, key }))
+}
+
+impl Leader {
+    fn ufs_dir(&self, dir: InodeId) -> Result<(UfsDir, MountInfo, Attr)> {
+        let state = self.replica.state().read();
+        let attr = state.0.attr(dir)?;
+        let bound = state.0.ufs_dir(dir).ok_or_else(|| {
+            Error::new(ErrorKind::Stale, "the directory no longer belongs to an under file system").with("inode", dir)
+        })?;
+        let mount = state.0.mount(bound.mount).ok_or_else(|| {
+            Error::new(ErrorKind::Stale, "the under file system has been unmounted").with("mount", bound.mount)
+        })?;
+        Ok((bound, mount, attr))
+    }
+
+    /// Has the name looked up in the store, unless that was done lately.
+    pub(crate) async fn fault_in_name(&self, dir: &Attr, name: &Bytes, deadline: Instant) -> Result<()> {
+        if matches!(name.as_ref(), b"." | b"..") || curvine_types::Name::new(name).is_err() {
+            return Ok(());
+        }
+        if self.ufs.knows_name(dir.inode, name) {
+            return Ok(());
+        }
+        let _flight = self.ufs_flights.lock(dir.inode, deadline).await?;
+        if self.ufs.knows_name(dir.inode, name) {
+            return Ok(());
+        }
+        for _ in 0..ATTEMPTS {
+            let (bound, mount, attr) = self.ufs_dir(dir.inode)?;
+            let Ok(text) = std::str::from_utf8(name) else { return Ok(()) };
+            let key = format!("{}{text}", bound.prefix);
+            let object = self.stat_in_store(&mount, key, deadline).await?;
+            let entry = object.and_then(|object| entry_of(object, &bound.prefix)).filter(|(found, _)| found == name);
+            let mut observed = UfsObserved { dir: dir.inode, observed_change: attr.change, ..Default::default() };
+            match entry {
+                Some((_, entry)) => observed.entries.push(entry),
+                None => observed.absent.push(name.clone()),
+            }
+            if self.observe(observed, deadline).await?.is_none() {
+                continue;
+            }
+            let child = self.replica.state().read().0.lookup(dir.inode, name)?;
+            self.ufs.saw_name(dir.inode, name, child.map(|child| child.inode), ttl_of(&mount));
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the directory changes too often").with("inode", dir.inode))
+    }
+
+    async fn stat_in_store(&self, mount: &MountInfo, key: String, deadline: Instant) -> Result<Option<UfsObject>> {
+        let request = UfsStatRequest { mount: mount.id, mount_change: mount.change, key };
+        let worker = self.workers.any()?;
+        let reply: UfsStatReply = self.workers.call(worker, Method::UfsStat, &request, Bytes::new(), deadline).await?;
+        Ok(reply.entry.filter(|_| reply.found))
+    }
+
+    /// Has the directory listed in the store, unless that was done lately.
+    pub(crate) async fn fault_in_listing(&self, dir: &Attr, deadline: Instant) -> Result<()> {
+        if self.ufs.knows_listing(dir.inode) {
+            return Ok(());
+        }
+        let _flight = self.ufs_flights.lock(dir.inode, deadline).await?;
+        if self.ufs.knows_listing(dir.inode) {
+            return Ok(());
+        }
+        for _ in 0..ATTEMPTS {
+            if self.observe_listing(dir.inode, deadline).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir.inode))
+    }
+
+    /// One whole listing. `Ok(false)`: the directory changed under it.
+    async fn observe_listing(&self, dir: InodeId, deadline: Instant) -> Result<bool> {
+        let (bound, mount, attr) = self.ufs_dir(dir)?;
+        let mut change = attr.change;
+        let mut seen: HashSet<Bytes> = HashSet::new();
+        let mut start_after = String::new();
+        loop {
+            let request = UfsListRequest {
+                mount: mount.id,
+                mount_change: mount.change,
+                prefix: bound.prefix.clone(),
+                start_after,
+                limit: OBSERVED_ENTRIES_MAX as u32,
+            };
+            let worker = self.workers.any()?;
+            let page: UfsListReply =
+                self.workers.call(worker, Method::UfsList, &request, Bytes::new(), deadline).await?;
+            let found: Vec<(Bytes, UfsEntry)> =
+                page.entries.into_iter().filter_map(|object| entry_of(object, &bound.prefix)).collect();
+            let mut observed = UfsObserved { dir, observed_change: change, ..Default::default() };
+            for (name, entry) in found {
+                seen.insert(name);
+                observed.entries.push(entry);
+            }
+            let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
+            change = after.change;
+            if page.next.is_empty() {
+                break;
+            }
+            start_after = page.next;
+        }
+        let (absent, files) = self.absent_names(dir, &seen)?;
+        let mut parts = absent.chunks(OBSERVED_ENTRIES_MAX).map(<[Bytes]>::to_vec).collect::<Vec<_>>();
+        if parts.is_empty() {
+            parts.push(Vec::new());
+        }
+        let last = parts.len() - 1;
+        for (position, absent) in parts.into_iter().enumerate() {
+            let complete = position == last;
+            let observed = UfsObserved { dir, observed_change: change, absent, complete, ..Default::default() };
+            let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
+            change = after.change;
+        }
+        self.ufs.saw_listing(dir, &files, ttl_of(&mount));
+        Ok(true)
+    }
+
+    /// Names of the directory that the listing has not shown, and the inodes of those it has.
+    fn absent_names(&self, dir: InodeId, seen: &HashSet<Bytes>) -> Result<(Vec<Bytes>, Vec<InodeId>)> {
+        const STEP: usize = 1000;
+        let (mut absent, mut files, mut after) = (Vec::new(), Vec::new(), 0);
+        loop {
+            let (names, end) = self.replica.state().read().0.ufs_names(dir, after, STEP)?;
+            for name in names {
+                after = name.cookie;
+                if seen.contains(&name.name) {
+                    files.push(name.inode);
+                } else {
+                    absent.push(name.name);
+                }
+            }
+            if end {
+                return Ok((absent, files));
+            }
+        }
+    }
+
+    /// Applies an observation, as the change that it is. `None`: the directory was changed meanwhile.
+    async fn observe(&self, observed: UfsObserved, deadline: Instant) -> Result<Option<Attr>> {
+        let dir = observed.dir;
+        let mut changed = vec![dir];
+        {
+            let state = self.replica.state().read();
+            let names = observed.entries.iter().map(|entry| &entry.name).chain(&observed.absent);
+            for name in names {
+                if let Ok(Some(child)) = state.0.lookup(dir, name) {
+                    changed.push(child.inode);
+                }
+            }
+        }
+        let _change = self.begin_change(0, &changed, &[], deadline).await?;
+        match self.internal(CommandBody::UfsObserved(observed), deadline).await {
+            Ok(attr) => Ok(Some(attr.unwrap_or_default())),
+            Err(error) if error.kind() == ErrorKind::Conflict => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// At open: compares a file with its object, unless that was done lately.
+    pub(crate) async fn revalidate_file(&self, attr: &Attr, deadline: Instant) -> Result<()> {
+        if self.ufs.knows_file(attr.inode) || !crate::reads::is_file(attr) {
+            return Ok(());
+        }
+        let (mount, layout) = {
+            let state = self.replica.state().read();
+            (state.0.mount(attr.mount), state.0.layout(attr.inode, false)?)
+        };
+        let (Some(mount), Some(curvine_proto::layout::Kind::Ufs(ufs))) = (mount, layout.kind) else { return Ok(()) };
+        let found = match self.stat_in_store(&mount, ufs.key.clone(), deadline).await {
+            Ok(found) => found.filter(|object| !object.directory),
+            // The store does not answer: what is cached stays readable.
+            Err(error) => {
+                tracing::warn!(inode = attr.inode, mount = mount.id, %error, "cannot compare a file with the store");
+                return Ok(());
+            }
+        };
+        let same = found.as_ref().is_some_and(|object| {
+            object.size == ufs.size && object.etag == ufs.etag && (!ufs.etag.is_empty() || object.mtime == ufs.mtime)
+        });
+        if !same {
+            let entry = found.map(|UfsObject { key, directory, size, mtime, etag }| UfsEntry {
+                name: Bytes::new(),
+                directory,
+                size,
+                mtime,
+                etag,
+                key,
+            });
+            self.ufs_changed(
+                UfsChanged { inode: attr.inode, generation: attr.generation, gone: entry.is_none(), entry },
+                deadline,
+            )
+            .await?;
+        }
+        self.ufs.inner.lock().files.insert(attr.inode, Validity::new(ttl_of(&mount)));
+        Ok(())
+    }
+
+    /// A file's object is another one, or gone.
+    pub(crate) async fn ufs_changed(&self, changed: UfsChanged, deadline: Instant) -> Result<()> {
+        let _change = self.begin_change(0, &[changed.inode], &[], deadline).await?;
+        match self.internal(CommandBody::UfsChanged(changed), deadline).await {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Stale) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The deepest directory that exists on the way to a path.
+    fn deepest(&self, path: &[u8]) -> InodeId {
+        let state = self.replica.state().read();
+        let mut inode = ROOT_INODE;
+        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+            match state.0.lookup(inode, name) {
+                Ok(Some(child)) => inode = child.inode,
+                _ => break,
+            }
+        }
+        inode
+    }
+
+    /// Adds a mount and has a worker look into it; one that cannot be listed is taken back.
+    pub(crate) async fn mount_ufs(
+        self: &Arc<Self>,
+        numbered: Numbered,
+        mount: MountUfs,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        self.workers.any()?;
+        let path = mount.path.clone();
+        let inode = self.deepest(&path);
+        let change = self.begin_change(0, &[inode], &[], deadline).await?;
+        let command = numbered_command(&numbered, CommandBody::MountUfs(mount));
+        let outcome = self.replica.propose(command).await?;
+        drop(change);
+        if outcome.error.is_none() {
+            let id = outcome.id as MountId;
+            if let Err(error) = self.try_mount(id, deadline).await {
+                self.internal(CommandBody::UmountUfs(UmountUfs { path }), deadline).await?;
+                return Err(error);
+            }
+        }
+        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
+    }
+
+    async fn try_mount(&self, id: MountId, deadline: Instant) -> Result<()> {
+        let mount = self.replica.state().read().0.mount(id);
+        let mount =
+            mount.ok_or_else(|| Error::new(ErrorKind::Internal, "the mount is not in the table").with("mount", id))?;
+        let request = UfsListRequest { mount: id, mount_change: mount.change, limit: 1, ..Default::default() };
+        let worker = self.workers.any()?;
+        self.workers.call::<_, UfsListReply>(worker, Method::UfsList, &request, Bytes::new(), deadline).await?;
+        Ok(())
+    }
+
+    /// Takes a mount out of the tree.
+    pub(crate) async fn umount_ufs(
+        &self,
+        numbered: Numbered,
+        umount: UmountUfs,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        let inode = self.deepest(&umount.path);
+        let parent = self.replica.state().read().0.parent(inode).unwrap_or(ROOT_INODE);
+        let _change = self.begin_change(0, &[inode, parent], &[], deadline).await?;
+        let command = numbered_command(&numbered, CommandBody::UmountUfs(umount));
+        let outcome = self.replica.propose(command).await?;
+        self.ufs.forget();
+        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
+    }
+}
+
+fn numbered_command(numbered: &Numbered, body: CommandBody) -> Command {
+    let Numbered { session, sequence, lowest_unacked } = *numbered;
+    Command { session, sequence, lowest_unacked, body: Some(body) }
+}

@@ -1,0 +1,49 @@
+//! What a master is started with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use curvine_rpc::Limits;
+use curvine_types::Secret;
+use curvine_types::limits::BLOCK_SIZE_DEFAULT;
+
+/// Settings of a master; [`MasterOptions::new`] has the defaults.
+#[derive(Clone)]
+pub struct MasterOptions {
+    /// Log, snapshots and identity of this replica.
+    pub journal_dir: PathBuf,
+    /// Name by which clients and workers reach this master.
+    pub hostname: String,
+    /// Where to listen: `host:port`.
+    pub bind: String,
+    pub secret: Secret,
+    /// How long a session or a worker lives without being heard.
+    pub lease_time: Duration,
+    /// Leases over all sessions; beyond it replies come without.
+    pub lease_limit: usize,
+    /// Unit of placement of new files, in bytes.
+    pub block_size: u64,
+    /// Owner and mode of the root directory of a new cluster.
+    pub root_mode: u32,
+    pub limits: Limits,
+    /// A snapshot is taken when this many bytes of log have been written since the last one.
+    pub snapshot_log_bytes: u64,
+}
+
+impl MasterOptions {
+    /// The defaults for a journal directory.
+    pub fn new(journal_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            journal_dir: journal_dir.into(),
+            hostname: "localhost".to_string(),
+            bind: "127.0.0.1:8995".to_string(),
+            secret: Secret::default(),
+            lease_time: Duration::from_secs(10),
+            lease_limit: 8 << 20,
+            block_size: BLOCK_SIZE_DEFAULT,
+            root_mode: 0o755,
+            limits: Limits::default(),
+            snapshot_log_bytes: 256 << 20,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What is read without a change: names, attributes, directories, links, extended attributes, totals.
+
+use curvine_proto::{
+    DirEntry, FileKind, GetAttrReply, GetAttrRequest, GetXattrReply, GetXattrRequest, ListXattrReply, ListXattrRequest,
+    LookupReply, LookupRequest, ReadDirReply, ReadDirRequest, ReadLinkReply, ReadLinkRequest, StatFsReply,
+};
+use curvine_types::{Error, ErrorKind, Result};
+use futures::StreamExt;
+use futures::stream;
+use tokio::time::Instant;
+
+use crate::leader::Leader;
+use crate::permission::{self, Want};
+
+/// Most entries in one reply to ReadDir.
+const ENTRIES_MAX: usize = 4096;
+/// Live files whose primary workers are asked at once.
+const STATS_AT_ONCE: usize = 32;
+/// Attempts to see a name and its lease in one state.
+const ATTEMPTS: usize = 8;
+
+impl Leader {
+    pub(crate) async fn lookup(&self, request: LookupRequest, deadline: Instant) -> Result<LookupReply> {
+        let LookupRequest { session, parent, name, caller } = request;
+        self.sessions.check(session)?;
+        let dir = self.attr_now(parent)?;
+        permission::check(self, session, caller.as_ref(), &dir, Want::SEARCH)?;
+        if dir.mount != 0 {
+            self.fault_in_name(&dir, &name, deadline).await?;
+        }
+        let (dir, dir_lease) = self.leased_attr(session, parent)?;
+        let mut leases: Vec<_> = dir_lease.into_iter().collect();
+        for _ in 0..ATTEMPTS {
+            let found = self.replica.state().read().0.lookup(parent, &name)?;
+            let Some(found) = found else { return Ok(LookupReply { attr: None, parent: Some(dir), leases }) };
+            let (attr, lease) = match self.leased_attr(session, found.inode) {
+                Ok(found) => found,
+                Err(error) if error.kind() == ErrorKind::Stale => continue,
+                Err(error) => return Err(error),
+            };
+            leases.extend(lease);
+            let attr = self.best_attr(attr, deadline).await;
+            return Ok(LookupReply { attr: Some(attr), parent: Some(dir), leases });
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the name changes too often").with("inode", parent))
+    }
+
+    pub(crate) async fn get_attr(&self, request: GetAttrRequest, deadline: Instant) -> Result<GetAttrReply> {
+        self.sessions.check(request.session)?;
+        let (attr, lease) = self.leased_attr(request.session, request.inode)?;
+        let attr = self.fresh_attr(attr, deadline).await?;
+        Ok(GetAttrReply { attr: Some(attr), leases: lease.into_iter().collect() })
+    }
+
+    pub(crate) async fn read_dir(&self, request: ReadDirRequest, deadline: Instant) -> Result<ReadDirReply> {
+        let ReadDirRequest { session, inode, cookie, limit, caller } = request;
+        self.sessions.check(session)?;
+        let dir = self.attr_now(inode)?;
+        permission::check(self, session, caller.as_ref(), &dir, Want::LIST)?;
+        if dir.mount != 0 {
+            self.fault_in_listing(&dir, deadline).await?;
+        }
+        let (dir, dir_lease) = self.leased_attr(session, inode)?;
+        let limit = (limit as usize).clamp(1, ENTRIES_MAX);
+        let (entries, end) = self.replica.state().read().0.readdir(inode, cookie, limit)?;
+        let mut leases: Vec<_> = dir_lease.into_iter().collect();
+        let mut listed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let child = entry.attr.as_ref().map_or(0, |attr| attr.inode);
+            // A name that went away meanwhile: the directory's lease was recalled, too.
+            let Ok((attr, lease)) = self.leased_attr(session, child) else { continue };
+            leases.extend(lease);
+            listed.push(DirEntry { attr: Some(attr), ..entry });
+        }
+        let fresh = |entry: DirEntry| async move {
+            match entry.attr {
+                Some(attr) if attr.live => DirEntry { attr: Some(self.best_attr(attr, deadline).await), ..entry },
+                _ => entry,
+            }
+        };
+        let entries = stream::iter(listed).map(fresh).buffered(STATS_AT_ONCE).collect().await;
+        Ok(ReadDirReply { entries, end, dir: Some(dir), leases })
+    }
+
+    pub(crate) fn read_link(&self, request: ReadLinkRequest) -> Result<ReadLinkReply> {
+        self.sessions.check(request.session)?;
+        Ok(ReadLinkReply { target: self.replica.state().read().0.readlink(request.inode)? })
+    }
+
+    pub(crate) fn get_xattr(&self, request: GetXattrRequest) -> Result<GetXattrReply> {
+        self.sessions.check(request.session)?;
+        Ok(GetXattrReply { value: self.replica.state().read().0.xattr(request.inode, &request.name)? })
+    }
+
+    pub(crate) fn list_xattr(&self, request: ListXattrRequest) -> Result<ListXattrReply> {
+        self.sessions.check(request.session)?;
+        Ok(ListXattrReply { names: self.replica.state().read().0.xattr_names(request.inode)? })
+    }
+
+    pub(crate) fn stat_fs(&self) -> StatFsReply {
+        let (capacity, available) = self.workers.capacity();
+        let inodes = self.replica.state().read().0.counts().inodes;
+        StatFsReply { capacity, available, inodes }
+    }
+}
+
+/// Whether the inode is a file.
+pub(crate) fn is_file(attr: &curvine_proto::Attr) -> bool {
+    attr.kind() == FileKind::File
+}

@@ -1,0 +1,160 @@
+//! Sessions and workers coming, renewing and going, and what workers ask of the master.
+
+use std::sync::Arc;
+
+use curvine_namespace::{Wanted, WorkerRecord};
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::layout::Kind;
+use curvine_proto::{
+    DeclareRequest, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListWorkersReply, MountInfo,
+    MountTableReply, OpenSessionReply, OpenSessionRequest, RegisterWorker, RegisterWorkerReply, RegisterWorkerRequest,
+    ReportChangedRequest, ResolveContentReply, ResolveContentRequest, ResolveMountReply, ResolveMountRequest,
+    UfsChanged, WorkerHeartbeatReply, WorkerHeartbeatRequest,
+};
+use curvine_rpc::Peer;
+use curvine_types::{Error, ErrorKind, Result, SessionId};
+use tokio::time::Instant;
+
+use crate::leader::Leader;
+use crate::workers::Announcement;
+
+impl Leader {
+    pub(crate) async fn open_session(
+        self: Arc<Self>,
+        request: OpenSessionRequest,
+        peer: Peer,
+    ) -> Result<OpenSessionReply> {
+        let open = request.session.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "no session was described"))?;
+        let replaced: Vec<SessionId> = if open.replace {
+            let sessions = self.replica.state().read().0.sessions();
+            sessions.into_iter().filter(|session| session.client == open.client).map(|session| session.id).collect()
+        } else {
+            Vec::new()
+        };
+        let written: Vec<_> = replaced.iter().map(|session| (*session, self.files_written_by(*session))).collect();
+        let outcome = self.propose_for(0, CommandBody::OpenSession(open)).await?;
+        let session = outcome.id;
+        self.sessions.opened(session, peer);
+        for (session, written) in written {
+            self.session_is_over(session, written);
+        }
+        let cluster = self.replica.state().read().0.cluster().unwrap_or_default();
+        Ok(OpenSessionReply {
+            session,
+            lease_ms: self.sessions.lease().as_millis() as u64,
+            cluster: cluster.0.to_vec().into(),
+            incarnation: self.incarnation,
+            block_size: self.options.block_size,
+        })
+    }
+
+    pub(crate) fn heartbeat(&self, request: HeartbeatRequest, peer: &Peer) -> Result<HeartbeatReply> {
+        let declared = self.sessions.heard(request.session, peer)?;
+        self.coherence.dropped(request.session, &request.dropped_leases);
+        Ok(HeartbeatReply {
+            lease_ms: self.sessions.lease().as_millis() as u64,
+            incarnation: self.incarnation,
+            declare: !declared || request.incarnation != self.incarnation,
+        })
+    }
+
+    pub(crate) fn declare(&self, request: DeclareRequest, peer: &Peer) -> Result<()> {
+        let session = request.session;
+        self.sessions.heard(session, peer)?;
+        self.coherence.drop_all_leases(session);
+        self.coherence.declare(session, &request.opens);
+        self.sessions.declared(session);
+        Ok(())
+    }
+
+    /// What the workers hold for sessions that ended before this leader knew them.
+    pub(crate) async fn register_worker(&self, request: RegisterWorkerRequest) -> Result<RegisterWorkerReply> {
+        let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port } = request;
+        let known = self.replica.state().read().0.workers();
+        let same = |record: &&WorkerRecord| {
+            record.uuid[..] == uuid[..]
+                && record.hostname == hostname
+                && record.rpc_port == rpc_port
+                && record.socket == socket
+        };
+        let id = match known.iter().find(same) {
+            Some(record) => record.id,
+            None => {
+                let register = RegisterWorker { uuid, hostname, rpc_port, socket };
+                self.propose_for(0, CommandBody::RegisterWorker(register)).await?.id
+            }
+        };
+        let state = self.replica.state().read();
+        let record = state.0.worker(id).ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "a registered worker is not in the namespace").with("worker", id)
+        })?;
+        let cluster = state.0.cluster().unwrap_or_default();
+        tracing::info!(worker = id, hostname = record.hostname, port = record.rpc_port, "worker registered");
+        self.workers.registered(record, Announcement { tiers, software, web_port });
+        Ok(RegisterWorkerReply {
+            worker: id,
+            cluster: cluster.0.to_vec().into(),
+            lease_ms: self.workers.lease().as_millis() as u64,
+        })
+    }
+
+    pub(crate) fn worker_heartbeat(&self, request: WorkerHeartbeatRequest) -> WorkerHeartbeatReply {
+        let known = self.workers.heard(request.worker, request.tiers, request.stats);
+        WorkerHeartbeatReply { lease_ms: self.workers.lease().as_millis() as u64, register: !known }
+    }
+
+    /// Names what of an inventory nobody needs. What the log still has a place for is never named.
+    pub(crate) fn inventory(&self, request: InventoryRequest) -> InventoryReply {
+        let state = self.replica.state().read();
+        let unwanted = |content: &curvine_proto::ContentId| {
+            let wanted = state.0.content_wanted(content.inode, content.generation, request.worker);
+            // A younger content may be about to enter the log: it was placed and not yet committed.
+            let older =
+                state.0.layout(content.inode, false).map_or(true, |layout| layout.generation > content.generation);
+            wanted == Wanted::No && older
+        };
+        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect() }
+    }
+
+    pub(crate) fn resolve_content(&self, request: ResolveContentRequest) -> Result<ResolveContentReply> {
+        let state = self.replica.state().read();
+        let layout = state.0.layout(request.inode, false)?;
+        let Some(Kind::Ufs(ufs)) = layout.kind else {
+            return Err(Error::new(ErrorKind::VersionMismatch, "the content is not of an under file system")
+                .with("inode", request.inode));
+        };
+        if layout.generation != request.generation {
+            return Err(Error::new(ErrorKind::VersionMismatch, "the file has another generation")
+                .with("inode", request.inode)
+                .with("have", layout.generation)
+                .with("want", request.generation));
+        }
+        let mount = state.0.mount(ufs.mount);
+        let mount = mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", ufs.mount))?;
+        Ok(ResolveContentReply { ufs: Some(ufs), mount_change: mount.change })
+    }
+
+    pub(crate) fn resolve_mount(&self, request: ResolveMountRequest) -> Result<ResolveMountReply> {
+        let mount = self.replica.state().read().0.mount(request.mount);
+        let mount = mount
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such mount").with("mount", request.mount))?;
+        Ok(ResolveMountReply { mount: Some(mount) })
+    }
+
+    pub(crate) async fn report_changed(&self, request: ReportChangedRequest, deadline: Instant) -> Result<()> {
+        let ReportChangedRequest { inode, generation, gone, entry } = request;
+        self.ufs_changed(UfsChanged { inode, generation, gone, entry }, deadline).await
+    }
+
+    pub(crate) fn list_workers(&self) -> ListWorkersReply {
+        let records = self.replica.state().read().0.workers();
+        ListWorkersReply { workers: self.workers.list(records) }
+    }
+
+    /// The mount table, without secrets.
+    pub(crate) fn mount_table(&self) -> MountTableReply {
+        let mounts = self.replica.state().read().0.mounts();
+        let without_secrets = |mount: MountInfo| MountInfo { secrets: Default::default(), ..mount };
+        MountTableReply { mounts: mounts.into_iter().map(without_secrets).collect() }
+    }
+}

@@ -1,0 +1,69 @@
+//! What an operator sees of the master.
+
+use std::collections::HashMap;
+
+use curvine_proto::{ReportReply, SessionInfo, TierInfo, WorkerInfo};
+
+use crate::leader::Leader;
+
+impl Leader {
+    pub(crate) fn report(&self) -> ReportReply {
+        let (cluster, feature_level, counts, sessions, workers) = {
+            let state = self.replica.state().read();
+            (state.0.cluster(), state.0.feature_level(), state.0.counts(), state.0.sessions(), state.0.workers())
+        };
+        let workers = self.workers.list(workers);
+        let sum = |of: fn(&TierInfo) -> u64| {
+            let live = workers.iter().filter(|worker: &&WorkerInfo| worker.live);
+            live.flat_map(|worker| &worker.tiers).map(of).sum()
+        };
+        let session = |record: curvine_namespace::SessionRecord| {
+            let (leases, opens) = self.coherence.counts_of(record.id);
+            SessionInfo {
+                session: record.id,
+                kind: record.kind as i32,
+                client: record.client,
+                hostname: record.hostname,
+                last_seen_ms: self.sessions.last_heard(record.id).map_or(u64::MAX, |age| age.as_millis() as u64),
+                leases: leases as u64,
+                opens: opens as u64,
+            }
+        };
+        let status = self.replica.status();
+        let gauges = HashMap::from([
+            ("leases".to_string(), self.coherence.lease_count() as u64),
+            ("leases_limit".to_string(), self.options.lease_limit as u64),
+            ("lock_waits".to_string(), self.lock_waits.len() as u64),
+            ("seals_waiting".to_string(), self.seals_waiting() as u64),
+            ("ufs_seen".to_string(), self.ufs.len() as u64),
+            ("log_bytes".to_string(), status.log_bytes),
+            ("log_queue_commands".to_string(), status.queue_commands as u64),
+            ("log_queue_bytes".to_string(), status.queue_bytes as u64),
+            ("live_files".to_string(), counts.live),
+            ("write_grants".to_string(), counts.grants),
+            ("orphan_holds".to_string(), counts.orphan_holds),
+            ("doomed_trees".to_string(), counts.doomed),
+            ("inline_bytes".to_string(), counts.inline_bytes),
+        ]);
+        ReportReply {
+            cluster: cluster.map(|cluster| cluster.0.to_vec().into()).unwrap_or_default(),
+            software: env!("CARGO_PKG_VERSION").to_string(),
+            inodes: counts.inodes,
+            files: counts.files,
+            directories: counts.directories,
+            capacity: sum(|tier| tier.capacity),
+            used: sum(|tier| tier.used),
+            available: sum(|tier| tier.available),
+            workers,
+            sessions: sessions.into_iter().map(session).collect(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            log_index: status.applied,
+            leases: self.coherence.lease_count() as u64,
+            feature_level: u64::from(feature_level),
+            leader: status.leader.address,
+            voters: status.members.iter().filter(|member| member.voter).count() as u32,
+            garbage: counts.garbage,
+            gauges,
+        }
+    }
+}

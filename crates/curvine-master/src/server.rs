@@ -1,0 +1,167 @@
+//! The process: opens the replica, listens, and follows who leads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curvine_namespace::Namespace;
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{Command, InitCluster, PeerRole};
+use curvine_raft::{LeaderState, Options, Replica};
+use curvine_rpc::{Auth, Call, ClusterCell, Connector, Peer, Reply, Server, Service};
+use curvine_types::{ClusterId, Error, ErrorKind, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use parking_lot::RwLock;
+use tokio::task::JoinSet;
+
+use crate::MasterOptions;
+use crate::leader::Leader;
+use crate::state::MetaState;
+
+/// A running master.
+pub struct Master {
+    server: Server,
+    replica: Replica<MetaState>,
+    front: Arc<Front>,
+    follow: tokio::task::JoinHandle<()>,
+    cluster: ClusterId,
+}
+
+/// What the server talks to: the leader, if this replica is one.
+struct Front {
+    leading: RwLock<Option<Leading>>,
+    replica: Replica<MetaState>,
+}
+
+struct Leading {
+    leader: Arc<Leader>,
+    incarnation: u64,
+    _background: JoinSet<()>,
+}
+
+impl Service for Front {
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Reply>> {
+        let leader = self.leading.read().as_ref().map(|leading| leading.leader.clone());
+        match leader {
+            Some(leader) => leader.answer_call(call).boxed(),
+            None => {
+                let known = self.replica.leader().address;
+                let error = Error::new(ErrorKind::NotLeader, "this master is not the leader").with("leader", known);
+                async move { Err(error) }.boxed()
+            }
+        }
+    }
+
+    fn disconnected(&self, peer: &Peer) {
+        if let Some(leading) = &*self.leading.read() {
+            leading.leader.sessions.disconnected(peer);
+        }
+    }
+}
+
+impl Front {
+    /// Begins and ends leaderships.
+    fn follow(&self, state: &LeaderState, begin: impl FnOnce() -> Arc<Leader>) {
+        let current = self.leading.read().as_ref().map(|leading| leading.incarnation);
+        let wanted = state.leading.then_some(state.incarnation);
+        if current == wanted {
+            return;
+        }
+        let begun = wanted.map(|incarnation| {
+            let leader = begin();
+            tracing::info!(incarnation, "leading");
+            Leading { _background: leader.spawn_background(), leader, incarnation }
+        });
+        *self.leading.write() = begun;
+    }
+}
+
+impl Master {
+    /// Opens the journal (made, with a new cluster, if there is none), listens, and leads if it is alone.
+    pub async fn start(options: MasterOptions) -> Result<Self> {
+        let identity = match Replica::<MetaState>::exists(&options.journal_dir)? {
+            Some(identity) => identity,
+            None => {
+                let cluster = ClusterId(*uuid::Uuid::new_v4().as_bytes());
+                tracing::info!(%cluster, dir = %options.journal_dir.display(), "new cluster");
+                Replica::<MetaState>::create(&options.journal_dir, cluster)?
+            }
+        };
+        let cluster = identity.cluster;
+        let mut raft = Options::new(&options.journal_dir);
+        raft.address = format!("{}:{}", options.hostname, options.bind.rsplit(':').next().unwrap_or_default());
+        raft.snapshot_log_bytes = options.snapshot_log_bytes;
+        let replica = Replica::open(raft, MetaState(Namespace::new())).await?;
+        let in_log = replica.state().read().0.cluster();
+        match in_log {
+            None => init_cluster(&replica, cluster, options.root_mode).await?,
+            Some(in_log) if in_log != cluster => {
+                return Err(Error::new(ErrorKind::Foreign, "the log is of another cluster than its directory")
+                    .with("path", options.journal_dir.display())
+                    .with("have", in_log)
+                    .with("want", cluster));
+            }
+            Some(_) => {}
+        }
+        let auth = Auth {
+            secret: options.secret.clone(),
+            role: PeerRole::Master,
+            cluster: Arc::new(ClusterCell::new(cluster)),
+            hostname: options.hostname.clone(),
+            id: identity.node,
+        };
+        let front = Arc::new(Front { leading: RwLock::new(None), replica: replica.clone() });
+        let connector = Connector::new(auth.clone(), options.limits.clone());
+        let begin = {
+            let (options, replica) = (options.clone(), replica.clone());
+            move || Leader::new(options.clone(), replica.clone(), connector.clone())
+        };
+        let mut changes = replica.leader_changes();
+        front.follow(&replica.leader(), &begin);
+        let follow = tokio::spawn({
+            let front = front.clone();
+            async move {
+                loop {
+                    let state = changes.borrow_and_update().clone();
+                    front.follow(&state, &begin);
+                    if changes.changed().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let server =
+            Server::bind(Some(options.bind.clone()), None, auth, options.limits.clone(), front.clone()).await?;
+        let address = server.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        tracing::info!(%cluster, address, "master is ready");
+        Ok(Self { server, replica, front, follow, cluster })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.server.local_addr()
+    }
+
+    /// The cluster that it is a master of.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Answers what is in work, then closes the log.
+    pub async fn shutdown(self, grace: Duration) {
+        self.server.shutdown(grace).await;
+        self.follow.abort();
+        *self.front.leading.write() = None;
+        self.replica.shutdown().await;
+    }
+}
+
+async fn init_cluster(replica: &Replica<MetaState>, cluster: ClusterId, root_mode: u32) -> Result<()> {
+    let body = InitCluster { cluster: cluster.0.to_vec().into(), root_mode, root_uid: 0, root_gid: 0 };
+    let command = Command { body: Some(CommandBody::InitCluster(body)), ..Default::default() };
+    match replica.propose(command).await?.error {
+        Some(error) => Err(error.into()),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,151 @@
+//! Which method goes where.
+//!
+//! Always: a change runs in a task of its own, so that a caller who gives up does not stop it half-way.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use curvine_proto::{CloseSessionRequest, Empty, Message, Method, PeerRole, TruncateFileRequest};
+use curvine_rpc::{Call, Peer, Reply};
+use curvine_types::{Error, ErrorKind, Result};
+
+use crate::leader::Leader;
+
+/// Runs to its end whatever the caller does.
+async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let crashed = |error| Error::new(ErrorKind::Internal, "a task of the master failed").caused_by(error);
+    tokio::spawn(work).await.map_err(crashed)?
+}
+
+fn reply<M: Message>(answer: Result<M>) -> Result<Reply> {
+    answer.map(|message| Reply::new(&message))
+}
+
+fn done(answer: Result<()>) -> Result<Reply> {
+    answer.map(|()| Reply::new(&Empty {}))
+}
+
+fn only_workers(peer: &Peer) -> Result<()> {
+    if peer.hello().role() == PeerRole::Worker {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::NotPermitted, "only workers may ask this"))
+}
+
+impl Leader {
+    /// Answers one call.
+    pub(crate) async fn answer_call(self: Arc<Self>, call: Call) -> Result<Reply> {
+        let deadline = call.deadline;
+        if is_read(call.method) {
+            self.replica.read_barrier().await?;
+        }
+        match call.method {
+            Method::Ping => Ok(Reply::new(&Empty {})),
+
+            Method::OpenSession => {
+                let (request, peer) = (call.request()?, call.peer.clone());
+                reply(detached(self.open_session(request, peer)).await)
+            }
+            Method::Heartbeat => reply(self.heartbeat(call.request()?, &call.peer)),
+            Method::Declare => done(self.declare(call.request()?, &call.peer)),
+            Method::CloseSession => {
+                let request: CloseSessionRequest = call.request()?;
+                done(detached(async move { self.end_session(request.session).await }).await)
+            }
+            Method::Mutate => {
+                let request = call.request()?;
+                reply(detached(self.mutate(request, deadline)).await)
+            }
+            Method::TruncateFile => {
+                let request: TruncateFileRequest = call.request()?;
+                let attr = detached(async move { self.truncate_file(request, deadline).await }).await?;
+                Ok(Reply::new(&curvine_proto::GetAttrReply { attr: Some(attr), leases: Vec::new() }))
+            }
+            Method::Open => {
+                let request = call.request()?;
+                reply(detached(async move { self.open(request, deadline).await }).await)
+            }
+            Method::Close => {
+                let request = call.request()?;
+                done(detached(async move { self.close(request, deadline).await }).await)
+            }
+            Method::PlaceForWrite => {
+                let request: curvine_proto::PlaceForWriteRequest = call.request()?;
+                let curvine_proto::PlaceForWriteRequest { session, inode, worker } = request;
+                self.sessions.check(session)?;
+                let leader = self.clone();
+                detached(async move { leader.place_for_write(session, inode, worker, deadline).await }).await?;
+                let request = curvine_proto::GetLayoutRequest { session, inode };
+                reply(self.get_layout(request, deadline).await)
+            }
+
+            Method::Lookup => {
+                let request = call.request()?;
+                reply(detached(async move { self.lookup(request, deadline).await }).await)
+            }
+            Method::GetAttr => reply(self.get_attr(call.request()?, deadline).await),
+            Method::ReadDir => {
+                let request = call.request()?;
+                reply(detached(async move { self.read_dir(request, deadline).await }).await)
+            }
+            Method::ReadLink => reply(self.read_link(call.request()?)),
+            Method::GetXattr => reply(self.get_xattr(call.request()?)),
+            Method::ListXattr => reply(self.list_xattr(call.request()?)),
+            Method::StatFs => Ok(Reply::new(&self.stat_fs())),
+            Method::GetLock => reply(self.get_lock(call.request()?)),
+            Method::GetLayout => reply(self.get_layout(call.request()?, deadline).await),
+            Method::ListWorkers => Ok(Reply::new(&self.list_workers())),
+            Method::MountTable => Ok(Reply::new(&self.mount_table())),
+            Method::Report => Ok(Reply::new(&self.report())),
+
+            Method::RegisterWorker => {
+                only_workers(&call.peer)?;
+                let request = call.request()?;
+                reply(detached(async move { self.register_worker(request).await }).await)
+            }
+            Method::WorkerHeartbeat => {
+                only_workers(&call.peer)?;
+                Ok(Reply::new(&self.worker_heartbeat(call.request()?)))
+            }
+            Method::Inventory => {
+                only_workers(&call.peer)?;
+                Ok(Reply::new(&self.inventory(call.request()?)))
+            }
+            Method::ResolveContent => {
+                only_workers(&call.peer)?;
+                reply(self.resolve_content(call.request()?))
+            }
+            Method::ResolveMount => {
+                only_workers(&call.peer)?;
+                reply(self.resolve_mount(call.request()?))
+            }
+            Method::ReportChanged => {
+                only_workers(&call.peer)?;
+                let request = call.request()?;
+                done(detached(async move { self.report_changed(request, deadline).await }).await)
+            }
+            other => {
+                Err(Error::new(ErrorKind::NotSupported, "a master does not have this method")
+                    .with("name", other.name()))
+            }
+        }
+    }
+}
+
+/// Methods that must see everything acknowledged before.
+fn is_read(method: Method) -> bool {
+    matches!(
+        method,
+        Method::Lookup
+            | Method::GetAttr
+            | Method::ReadDir
+            | Method::ReadLink
+            | Method::GetXattr
+            | Method::ListXattr
+            | Method::GetLock
+            | Method::GetLayout
+            | Method::Open
+            | Method::MountTable
+            | Method::ResolveContent
+    )
+}

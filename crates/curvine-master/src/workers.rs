@@ -1,0 +1,149 @@
+//! The live workers: when each was last heard, what room it has, and the connection to it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_namespace::WorkerRecord;
+use curvine_proto::{Message, Method, TierInfo, WorkerInfo, WorkerStats};
+use curvine_rpc::{Address, Body, Channel, Connector};
+use curvine_types::{Error, ErrorKind, Result, WorkerId};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::sessions::boot_clock;
+
+/// What a worker says of itself that is not in the log.
+pub struct Announcement {
+    pub tiers: Vec<TierInfo>,
+    pub software: String,
+    pub web_port: u32,
+}
+
+struct Live {
+    record: WorkerRecord,
+    heard: Duration,
+    announced: Announcement,
+    stats: WorkerStats,
+    channel: Channel,
+}
+
+/// The workers that have registered with this leader.
+pub struct Workers {
+    inner: Mutex<HashMap<WorkerId, Live>>,
+    connector: Connector,
+    lease: Duration,
+}
+
+impl Workers {
+    /// A worker is live for `lease` after each sign of life.
+    pub fn new(connector: Connector, lease: Duration) -> Self {
+        Self { inner: Mutex::default(), connector, lease }
+    }
+
+    /// How long a worker is believed without being heard.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    /// A worker that is in the log has registered with this leader.
+    pub fn registered(&self, record: WorkerRecord, announced: Announcement) {
+        let address = Address::Tcp(format!("{}:{}", record.hostname, record.rpc_port));
+        let channel = Channel::new(self.connector.clone(), vec![address], 1);
+        let live = Live { heard: boot_clock(), stats: WorkerStats::default(), announced, channel, record };
+        self.inner.lock().insert(live.record.id, live);
+    }
+
+    /// Renews; false if this leader does not know the worker yet.
+    pub fn heard(&self, worker: WorkerId, tiers: Vec<TierInfo>, stats: Option<WorkerStats>) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(live) = inner.get_mut(&worker) else { return false };
+        live.heard = boot_clock();
+        live.announced.tiers = tiers;
+        live.stats = stats.unwrap_or_default();
+        true
+    }
+
+    /// Calls a worker, whether it was heard lately or not.
+    pub async fn call<Q: Message, R: Message + Default>(
+        &self,
+        worker: WorkerId,
+        method: Method,
+        request: &Q,
+        data: Bytes,
+        deadline: Instant,
+    ) -> Result<R> {
+        let channel = self.inner.lock().get(&worker).map(|live| live.channel.clone()).ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "the worker has not registered since the master started")
+                .with("worker", worker)
+        })?;
+        let body = if data.is_empty() { Body::Empty } else { Body::Bytes(data) };
+        let (reply, _) = channel.call(method, request, body, deadline).await?;
+        Ok(reply)
+    }
+
+    /// Where new content goes: the preferred worker if it is live and has room, else the one with the most room.
+    pub fn choose(&self, preferred: WorkerId) -> Result<WorkerId> {
+        const ROOM: u64 = 1 << 20;
+        let inner = self.inner.lock();
+        let oldest = boot_clock().saturating_sub(self.lease);
+        let room = |live: &Live| live.announced.tiers.iter().map(|tier| tier.available).sum::<u64>();
+        let live = || inner.values().filter(|live| live.heard >= oldest);
+        if live().next().is_none() {
+            return Err(Error::new(ErrorKind::Unavailable, "no worker is registered; start one with `curvine worker`"));
+        }
+        if live().any(|live| live.record.id == preferred && room(live) >= ROOM) {
+            return Ok(preferred);
+        }
+        live()
+            .filter(|live| room(live) >= ROOM)
+            .max_by_key(|live| (room(live), live.record.id))
+            .map(|live| live.record.id)
+            .ok_or_else(|| {
+                Error::new(ErrorKind::NoSpace, "no worker has room; add a data_dir or a worker, or free something")
+            })
+    }
+
+    /// A live worker for work that any can do.
+    pub fn any(&self) -> Result<WorkerId> {
+        let inner = self.inner.lock();
+        let oldest = boot_clock().saturating_sub(self.lease);
+        let live = inner.values().filter(|live| live.heard >= oldest).map(|live| live.record.id);
+        let live: Vec<WorkerId> = live.collect();
+        if live.is_empty() {
+            return Err(Error::new(ErrorKind::Unavailable, "no worker is registered; start one with `curvine worker`"));
+        }
+        Ok(live[rand::random_range(0..live.len())])
+    }
+
+    /// All workers of the log, with what is known of them now.
+    pub fn list(&self, records: Vec<WorkerRecord>) -> Vec<WorkerInfo> {
+        let inner = self.inner.lock();
+        let now = boot_clock();
+        let info = |record: WorkerRecord| {
+            let live = inner.get(&record.id);
+            let age = live.map(|live| now.saturating_sub(live.heard));
+            WorkerInfo {
+                id: record.id,
+                address: format!("{}:{}", record.hostname, record.rpc_port),
+                hostname: record.hostname,
+                rpc_port: record.rpc_port,
+                socket: record.socket,
+                live: age.is_some_and(|age| age <= self.lease),
+                tiers: live.map(|live| live.announced.tiers.clone()).unwrap_or_default(),
+                software: live.map(|live| live.announced.software.clone()).unwrap_or_default(),
+                last_seen_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
+                web_port: live.map_or(0, |live| live.announced.web_port),
+            }
+        };
+        records.into_iter().map(info).collect()
+    }
+
+    /// Bytes over all live workers: capacity and available.
+    pub fn capacity(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        let oldest = boot_clock().saturating_sub(self.lease);
+        let tiers = inner.values().filter(|live| live.heard >= oldest).flat_map(|live| &live.announced.tiers);
+        tiers.fold((0, 0), |(capacity, available), tier| (capacity + tier.capacity, available + tier.available))
+    }
+}
