@@ -47,9 +47,11 @@ impl Leader {
             return Err(Error::new(ErrorKind::InvalidArgument, "a client's commands are numbered from 1"));
         }
         self.sessions.check(session)?;
-        match self.replica.state().read().0.result(session, sequence) {
+        let _once = self.command_locks.lock((session, sequence), deadline).await?;
+        let earlier = self.replica.state().read().0.result(session, sequence);
+        match earlier {
             ResultLookup::New => {}
-            ResultLookup::Known(outcome) => return Ok(MutateReply { outcome: Some(outcome), ..Default::default() }),
+            ResultLookup::Known(outcome) => return self.answer_again(session, &body, outcome, deadline).await,
             ResultLookup::Forgotten => {
                 return Err(
                     Error::new(ErrorKind::Stale, "the command's result is no longer kept").with("session", session)
@@ -115,10 +117,8 @@ impl Leader {
             }
             CommandBody::WriteInline(write) => {
                 let inode = write.inode;
+                self.ensure_writer(session, inode, deadline).await?;
                 let _lock = self.content_locks.lock(inode, deadline).await?;
-                if !self.coherence.is_open(session, inode).writers {
-                    return Err(Error::new(ErrorKind::Stale, "the file is not open for writing").with("inode", inode));
-                }
                 self.change(numbered, CommandBody::WriteInline(write), &[inode], deadline).await
             }
             CommandBody::SetLock(lock) => self.set_lock(numbered, lock, wait, deadline).await,
@@ -132,6 +132,23 @@ impl Leader {
             }
             _ => Err(Error::new(ErrorKind::NotPermitted, "only the master issues this command")),
         }
+    }
+
+    /// The command was executed before; what it opened may not have been counted by this leader.
+    async fn answer_again(
+        &self,
+        session: SessionId,
+        body: &CommandBody,
+        outcome: Outcome,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        let opened = matches!(body, CommandBody::Create(create) if create.grant_write) && outcome.created;
+        if let Some(attr) = outcome.attr.as_ref().filter(|_| opened)
+            && !self.coherence.is_open(session, attr.inode).writers
+        {
+            self.coherence.open(session, attr.inode, true, deadline).await?;
+        }
+        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
     }
 
     /// The attributes as the log has them.

@@ -97,16 +97,8 @@ impl Leader {
         preferred: WorkerId,
         deadline: Instant,
     ) -> Result<()> {
+        self.ensure_writer(session, inode, deadline).await?;
         let _lock = self.content_locks.lock(inode, deadline).await?;
-        let (_, _, grant) = self.layout_of(inode)?;
-        if !grant.is_some_and(|grant| grant.writers.contains(&session)) {
-            return Err(Error::new(
-                ErrorKind::Stale,
-                "the session has no write grant; open the file for writing again",
-            )
-            .with("inode", inode)
-            .with("session", session));
-        }
         self.make_live(inode, preferred, deadline).await.map(|_| ())
     }
 

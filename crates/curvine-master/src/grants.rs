@@ -105,6 +105,14 @@ impl Leader {
         Ok(OpenReply { attr: Some(attr), layout: Some(layout), mode: mode as i32, epoch, leases })
     }
 
+    /// A session that writes has the file open, even if a close that was sent twice made the count say otherwise.
+    pub(crate) async fn ensure_writer(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
+        if !self.coherence.is_open(session, inode).writers {
+            self.coherence.open(session, inode, true, deadline).await?;
+        }
+        self.grant_write(session, inode, deadline).await
+    }
+
     /// The session becomes a writer of the file, which ends the leases of all others.
     async fn grant_write(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
         let is_writer = || {
@@ -141,7 +149,7 @@ impl Leader {
         }
     }
 
-    async fn release_write(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
+    pub(crate) async fn release_write(&self, session: SessionId, inode: InodeId, deadline: Instant) -> Result<()> {
         let _lock = self.content_locks.lock(inode, deadline).await?;
         if self.coherence.is_open(session, inode).writers {
             return Ok(());
@@ -149,7 +157,7 @@ impl Leader {
         self.propose_for(session, CommandBody::ReleaseWrite(ReleaseWrite { inode })).await.map(|_| ())
     }
 
-    async fn drop_orphan(&self, session: SessionId, inode: InodeId) {
+    pub(crate) async fn drop_orphan(&self, session: SessionId, inode: InodeId) {
         let orphan = self.replica.state().read().0.attr(inode).is_ok_and(|attr| attr.nlink == 0);
         if !orphan || self.coherence.is_open(session, inode).any {
             return;

@@ -48,9 +48,11 @@ pub struct Leader {
     pub(crate) lock_waits: LockWaits,
     pub(crate) ufs: UfsSeen,
     /// One look into a directory of an under file system at a time.
-    pub(crate) ufs_flights: KeyedLocks,
+    pub(crate) ufs_flights: KeyedLocks<InodeId>,
     /// One operation on the content of a file at a time.
-    pub(crate) content_locks: KeyedLocks,
+    pub(crate) content_locks: KeyedLocks<InodeId>,
+    /// One execution of a client's numbered command at a time: a retry waits for the first attempt.
+    pub(crate) command_locks: KeyedLocks<(SessionId, u64)>,
     seals: SealQueue,
     pub(crate) started: Instant,
 }
@@ -75,6 +77,7 @@ impl Leader {
             ufs: UfsSeen::default(),
             ufs_flights: KeyedLocks::default(),
             content_locks: KeyedLocks::default(),
+            command_locks: KeyedLocks::default(),
             seals: SealQueue::default(),
             started: Instant::now(),
             replica,

@@ -79,20 +79,8 @@ impl Leader {
         let (session, owner) = (numbered.session, (numbered.session, lock.owner));
         self.sessions.wait_until_open_for_changes(deadline).await?;
         let unlocks = lock.r#type() == LockType::Unlock;
-        let detects_deadlock = lock.kind() == LockKind::Posix;
-        while wait && !unlocks {
-            let dropped = self.lock_waits.dropped.notified();
-            let conflict = self.replica.state().read().0.conflicting_lock(session, &lock)?;
-            let Some(holder) = conflict else { break };
-            let _waiting = if detects_deadlock {
-                Some(self.lock_waits.wait_for(owner, lock.inode, (holder.session, holder.owner))?)
-            } else {
-                None
-            };
-            if tokio::time::timeout_at(deadline, dropped).await.is_err() {
-                return Err(Error::new(ErrorKind::WouldBlock, "the lock is held by another").with("inode", lock.inode));
-            }
-            self.sessions.check(session)?;
+        if wait && !unlocks {
+            self.wait_for_lock(owner, &lock, deadline).await?;
         }
         let command = curvine_proto::Command {
             session,
@@ -106,6 +94,22 @@ impl Leader {
             self.lock_waits.something_dropped();
         }
         Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
+    }
+
+    async fn wait_for_lock(&self, owner: Owner, lock: &SetLock, deadline: Instant) -> Result<()> {
+        loop {
+            let dropped = self.lock_waits.dropped.notified();
+            let conflict = self.replica.state().read().0.conflicting_lock(owner.0, lock)?;
+            let Some(holder) = conflict else { return Ok(()) };
+            let _waiting = match lock.kind() {
+                LockKind::Posix => Some(self.lock_waits.wait_for(owner, lock.inode, (holder.session, holder.owner))?),
+                _ => None,
+            };
+            if tokio::time::timeout_at(deadline, dropped).await.is_err() {
+                return Err(Error::new(ErrorKind::WouldBlock, "the lock is held by another").with("inode", lock.inode));
+            }
+            self.sessions.check(owner.0)?;
+        }
     }
 
     /// Who would block this lock.

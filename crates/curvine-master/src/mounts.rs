@@ -25,6 +25,11 @@ use crate::sessions::boot_clock;
 
 /// How long an observation is believed unless the mount says otherwise.
 pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// How long the store is waited for when there is something older to answer with: one name, a whole directory.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LISTING_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a store that did not answer is left alone.
+const RETRY: Duration = Duration::from_secs(5);
 /// Attempts of an observation whose directory changes under it.
 const ATTEMPTS: usize = 8;
 /// Most names whose last look is remembered; then all are forgotten, which costs looks and nothing else.
@@ -114,6 +119,12 @@ impl UfsSeen {
     }
 }
 
+/// Whether the store, or the way to it, failed: not an answer about the object.
+fn is_store_trouble(error: &Error) -> bool {
+    use ErrorKind::*;
+    matches!(error.kind(), Ufs | TimedOut | Unavailable | ConnectionLost | Io)
+}
+
 fn ttl_of(mount: &MountInfo) -> Duration {
     match mount.settings.as_ref().map_or(0, |settings| settings.ttl_ms) {
         0 => TTL_DEFAULT,
@@ -162,7 +173,17 @@ impl Leader {
             let (bound, mount, attr) = self.ufs_dir(dir.inode)?;
             let Ok(text) = std::str::from_utf8(name) else { return Ok(()) };
             let key = format!("{}{text}", bound.prefix);
-            let object = self.stat_in_store(&mount, key, deadline).await?;
+            let known = self.replica.state().read().0.lookup(dir.inode, name)?;
+            let patience = if known.is_some() { deadline.min(Instant::now() + PATIENCE) } else { deadline };
+            let object = match (self.stat_in_store(&mount, key, patience).await, known) {
+                (Ok(object), _) => object,
+                (Err(error), Some(known)) if is_store_trouble(&error) => {
+                    tracing::warn!(mount = mount.id, %error, "the store does not answer: names are as last seen");
+                    self.ufs.saw_name(dir.inode, name, Some(known.inode), RETRY);
+                    return Ok(());
+                }
+                (Err(error), _) => return Err(error),
+            };
             let entry = object.and_then(|object| entry_of(object, &bound.prefix)).filter(|(found, _)| found == name);
             let mut observed = UfsObserved { dir: dir.inode, observed_change: attr.change, ..Default::default() };
             match entry {
@@ -195,9 +216,18 @@ impl Leader {
         if self.ufs.knows_listing(dir.inode) {
             return Ok(());
         }
+        let seen_before = self.replica.state().read().0.ufs_dir(dir.inode).is_some_and(|dir| dir.complete_at.is_some());
         for _ in 0..ATTEMPTS {
-            if self.observe_listing(dir.inode, deadline).await? {
-                return Ok(());
+            let patience = if seen_before { deadline.min(Instant::now() + LISTING_PATIENCE) } else { deadline };
+            match self.observe_listing(dir.inode, patience).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                Err(error) if seen_before && is_store_trouble(&error) => {
+                    tracing::warn!(inode = dir.inode, %error, "the store does not answer: the listing is as last seen");
+                    self.ufs.saw_listing(dir.inode, &[], RETRY);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
         Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir.inode))

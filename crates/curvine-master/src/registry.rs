@@ -58,16 +58,27 @@ impl Leader {
         })
     }
 
-    pub(crate) fn declare(&self, request: DeclareRequest, peer: &Peer) -> Result<()> {
+    /// The session has given up its leases and has exactly these opens; what else the log has of it ends.
+    pub(crate) async fn declare(self: Arc<Self>, request: DeclareRequest, peer: Peer, deadline: Instant) -> Result<()> {
         let session = request.session;
-        self.sessions.heard(session, peer)?;
+        self.sessions.heard(session, &peer)?;
         self.coherence.drop_all_leases(session);
         self.coherence.declare(session, &request.opens);
         self.sessions.declared(session);
+        let orphans = self.replica.state().read().0.orphans_of(session);
+        for inode in orphans {
+            self.drop_orphan(session, inode).await;
+        }
+        for inode in self.files_written_by(session) {
+            if !self.coherence.is_open(session, inode).writers {
+                self.release_write(session, inode, deadline).await?;
+                self.seal_later(inode);
+            }
+        }
         Ok(())
     }
 
-    /// What the workers hold for sessions that ended before this leader knew them.
+    /// A worker has (re)started: it gets its number.
     pub(crate) async fn register_worker(&self, request: RegisterWorkerRequest) -> Result<RegisterWorkerReply> {
         let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port } = request;
         let known = self.replica.state().read().0.workers();

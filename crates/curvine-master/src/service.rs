@@ -47,7 +47,10 @@ impl Leader {
                 reply(detached(self.open_session(request, peer)).await)
             }
             Method::Heartbeat => reply(self.heartbeat(call.request()?, &call.peer)),
-            Method::Declare => done(self.declare(call.request()?, &call.peer)),
+            Method::Declare => {
+                let (request, peer) = (call.request()?, call.peer.clone());
+                done(detached(self.declare(request, peer, deadline)).await)
+            }
             Method::CloseSession => {
                 let request: CloseSessionRequest = call.request()?;
                 done(detached(async move { self.end_session(request.session).await }).await)

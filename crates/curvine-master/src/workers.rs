@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 use crate::sessions::boot_clock;
 
+/// How long a call waits for a connection.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// What a worker says of itself that is not in the log.
 pub struct Announcement {
     pub tiers: Vec<TierInfo>,
@@ -49,7 +52,7 @@ impl Workers {
     /// A worker that is in the log has registered with this leader.
     pub fn registered(&self, record: WorkerRecord, announced: Announcement) {
         let address = Address::Tcp(format!("{}:{}", record.hostname, record.rpc_port));
-        let channel = Channel::new(self.connector.clone(), vec![address], 1);
+        let channel = Channel::new(self.connector.clone(), vec![address], 1).with_patience(PATIENCE);
         let live = Live { heard: boot_clock(), stats: WorkerStats::default(), announced, channel, record };
         self.inner.lock().insert(live.record.id, live);
     }
@@ -64,7 +67,7 @@ impl Workers {
         true
     }
 
-    /// Calls a worker, whether it was heard lately or not.
+    /// Calls a worker; `Unavailable` at once if it was not heard lately.
     pub async fn call<Q: Message, R: Message + Default>(
         &self,
         worker: WorkerId,
@@ -73,10 +76,13 @@ impl Workers {
         data: Bytes,
         deadline: Instant,
     ) -> Result<R> {
-        let channel = self.inner.lock().get(&worker).map(|live| live.channel.clone()).ok_or_else(|| {
-            Error::new(ErrorKind::Unavailable, "the worker has not registered since the master started")
-                .with("worker", worker)
-        })?;
+        let oldest = boot_clock().saturating_sub(self.lease);
+        let lost = |message| Error::new(ErrorKind::Unavailable, message).with("worker", worker);
+        let channel = match self.inner.lock().get(&worker) {
+            Some(live) if live.heard >= oldest => live.channel.clone(),
+            Some(_) => return Err(lost("the worker is lost")),
+            None => return Err(lost("the worker has not registered since the master started")),
+        };
         let body = if data.is_empty() { Body::Empty } else { Body::Bytes(data) };
         let (reply, _) = channel.call(method, request, body, deadline).await?;
         Ok(reply)
