@@ -262,7 +262,7 @@ impl Leader {
         let leases = self.begin_leases(session, &[parent]);
         let (outcome, change) = self.propose_marked(numbered.command(CommandBody::Create(create)), change).await?;
         let mut reply = self.answer(session, outcome, leases);
-        let made = reply.outcome.as_ref().filter(|outcome| outcome.created).and_then(|outcome| outcome.attr.clone());
+        let made = reply.outcome.as_ref().filter(|outcome| outcome.created).and_then(|outcome| outcome.attr);
         if let Some(made) = made {
             if opens {
                 self.coherence.open(session, made.inode, true, deadline).await?;
@@ -336,7 +336,7 @@ impl Leader {
         }
         let mut reply = self.change(numbered, CommandBody::SetAttr(set), &[inode], deadline).await?;
         if let Some(attr) = reply.outcome.as_mut().and_then(|outcome| outcome.attr.as_mut()) {
-            *attr = self.best_attr(attr.clone(), deadline).await;
+            *attr = self.best_attr(*attr, deadline).await;
         }
         Ok(reply)
     }

@@ -62,7 +62,7 @@ impl Leader {
             return Ok(attr);
         }
         let inode = attr.inode;
-        let Some(primary) = self.primary_of(inode)? else { return Ok(self.replica.state().read().0.attr(inode)?) };
+        let Some(primary) = self.primary_of(inode)? else { return self.replica.state().read().0.attr(inode) };
         if !primary.live {
             return self.replica.state().read().0.attr(inode);
         }
@@ -80,7 +80,7 @@ impl Leader {
     /// As `fresh_attr`, but what the log says if the worker does not answer soon: for names, which must be found in any case.
     pub(crate) async fn best_attr(&self, attr: Attr, deadline: Instant) -> Attr {
         let soon = deadline.min(Instant::now() + PATIENCE);
-        match self.fresh_attr(attr.clone(), soon).await {
+        match self.fresh_attr(attr, soon).await {
             Ok(attr) => attr,
             Err(error) => {
                 tracing::debug!(inode = attr.inode, %error, "size of a live file not known");
