@@ -18,13 +18,25 @@
 
 mod address;
 mod auth;
+mod backoff;
+mod batch;
+mod calls;
 mod channel;
+mod connection;
 mod connector;
 mod crc;
+mod gauge;
+mod handlers;
+mod handshake;
+mod inbox;
 mod limits;
+mod listener;
+mod outbox;
 mod peer;
+mod route;
 mod server;
 mod service;
+mod socket;
 
 pub use address::Address;
 pub use auth::{Auth, ClusterCell};

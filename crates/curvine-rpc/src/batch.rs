@@ -1,0 +1,198 @@
+//! Frames on their way into a socket.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use curvine_proto::frame::{FrameKind, HEADER_LEN, Header};
+use tokio::time::Instant;
+
+use crate::handlers::Slot;
+use crate::service::encode;
+use crate::socket::WriteHalf;
+use crate::{Body, crc32c};
+
+/// Most pieces handed to the kernel in one call.
+const PIECES: usize = 64;
+
+/// A frame that waits to be sent.
+pub(crate) struct OutFrame {
+    kind: FrameKind,
+    method: u16,
+    stream: u32,
+    /// Of a request.
+    deadline: Option<Instant>,
+    /// Room for the header, then the meta part.
+    bytes: BytesMut,
+    body: Body,
+    /// Of a reply: counts as a request in work until it has left.
+    _slot: Option<Slot>,
+}
+
+impl OutFrame {
+    /// `bytes` as made by `encode`.
+    pub(crate) fn request(method: u16, stream: u32, deadline: Instant, bytes: BytesMut, body: Body) -> Self {
+        Self { kind: FrameKind::Request, method, stream, deadline: Some(deadline), bytes, body, _slot: None }
+    }
+
+    /// `bytes` as made by `encode`; `kind`: Reply or Error.
+    pub(crate) fn answer(kind: FrameKind, stream: u32, bytes: BytesMut, body: Body, slot: Option<Slot>) -> Self {
+        Self { kind, method: 0, stream, deadline: None, bytes, body, _slot: slot }
+    }
+
+    pub(crate) fn cancel(stream: u32) -> Self {
+        let bytes = encode(&curvine_proto::Empty {});
+        Self { kind: FrameKind::Cancel, method: 0, stream, deadline: None, bytes, body: Body::Empty, _slot: None }
+    }
+
+    pub(crate) fn is_request(&self, stream: u32) -> bool {
+        self.kind == FrameKind::Request && self.stream == stream
+    }
+
+    /// The stream, if this is a request.
+    pub(crate) fn request_stream(&self) -> Option<u32> {
+        (self.kind == FrameKind::Request).then_some(self.stream)
+    }
+
+    /// Writes the header; only now, because it tells the time left. False: there is none left, nobody waits any more.
+    fn seal(&mut self) -> bool {
+        let left = match self.deadline {
+            None => Duration::ZERO,
+            Some(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => left,
+                _ => return false,
+            },
+        };
+        let left_ms = left.as_nanos().div_ceil(1_000_000);
+        let Some((room, meta)) = self.bytes.split_first_chunk_mut::<HEADER_LEN>() else {
+            return false;
+        };
+        let header = Header {
+            kind: self.kind,
+            flags: 0,
+            method: self.method,
+            stream: self.stream,
+            deadline_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
+            meta_len: meta.len() as u32,
+            data_len: self.body.len() as u32,
+            meta_crc: crc32c(meta),
+        };
+        *room = header.encode(crc32c);
+        true
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64 + self.body.len()
+    }
+}
+
+/// Frames that somebody is writing, in order; of the first one `done` bytes have left.
+#[derive(Default)]
+pub(crate) struct Batch {
+    frames: VecDeque<OutFrame>,
+    done: u64,
+}
+
+/// How far a flush has come.
+pub(crate) enum Flush {
+    Done,
+    /// The socket takes no more for now.
+    Blocked,
+    /// A file range is next, of which `done` bytes have left.
+    File {
+        body: Body,
+        done: u64,
+    },
+    Failed(io::Error),
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Takes frames from the queue, as many as one call can write.
+    pub(crate) fn fill(&mut self, queue: &mut VecDeque<OutFrame>) {
+        while self.frames.len() < PIECES / 2 {
+            match queue.pop_front() {
+                Some(mut frame) => {
+                    if frame.seal() {
+                        self.frames.push_back(frame);
+                    }
+                }
+                None => break,
+            }
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    pub(crate) fn flush(&mut self, half: &WriteHalf, sent: &AtomicU64) -> Flush {
+        loop {
+            let Some(first) = self.frames.front() else {
+                return Flush::Done;
+            };
+            if let (Body::File { .. }, Some(done)) = (&first.body, self.done.checked_sub(first.bytes.len() as u64)) {
+                return Flush::File { body: first.body.clone(), done };
+            }
+            match self.write_pieces(half) {
+                Ok(count) => {
+                    sent.fetch_add(count as u64, Ordering::Relaxed);
+                    self.advance(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flush::Blocked,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Flush::Failed(error),
+            }
+        }
+    }
+
+    /// One call for all that is in memory up to the first file range.
+    fn write_pieces(&self, half: &WriteHalf) -> io::Result<usize> {
+        let mut pieces = [IoSlice::new(&[]); PIECES];
+        let mut count = 0;
+        let mut skip = usize::try_from(self.done).unwrap_or(usize::MAX);
+        let mut add = |bytes| {
+            let rest = <[u8]>::get(bytes, skip..).unwrap_or_default();
+            skip = skip.saturating_sub(bytes.len());
+            if let (false, Some(piece)) = (rest.is_empty(), pieces.get_mut(count)) {
+                *piece = IoSlice::new(rest);
+                count += 1;
+            }
+        };
+        let mut file_follows = false;
+        for frame in &self.frames {
+            add(&frame.bytes);
+            match &frame.body {
+                Body::Empty => {}
+                Body::Bytes(bytes) => add(bytes),
+                Body::File { .. } => {
+                    file_follows = true;
+                    break;
+                }
+            }
+        }
+        half.try_write(pieces.get(..count).unwrap_or_default(), file_follows)
+    }
+
+    /// Notes that `count` more bytes have left; frames that have left as a whole are dropped.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.done += count as u64;
+        while let Some(first) = self.frames.front() {
+            if self.done < first.len() {
+                break;
+            }
+            self.done -= first.len();
+            self.frames.pop_front();
+        }
+    }
+
+    /// The frames of which no byte has left.
+    pub(crate) fn into_unsent(mut self) -> Vec<OutFrame> {
+        if self.done > 0 {
+            self.frames.pop_front();
+        }
+        self.frames.into()
+    }
+}

@@ -1,0 +1,94 @@
+//! Cuts what a socket delivers into frames.
+//!
+//! Always: a part is allocated only after its header was checked against the protocol's limits; large parts are read from
+//! the socket straight into their own buffer.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use curvine_proto::frame::{HEADER_LEN, Header};
+use curvine_types::{Error, ErrorKind, Result};
+
+use crate::crc32c;
+use crate::socket::ReadHalf;
+
+/// Read at once; what of it belongs to a large part is copied once more.
+const BUFFER: usize = 16 << 10;
+
+/// The receiving end of a connection.
+pub(crate) struct Inbox {
+    half: ReadHalf,
+    buffer: BytesMut,
+}
+
+impl Inbox {
+    pub(crate) fn new(half: ReadHalf) -> Self {
+        Self { half, buffer: BytesMut::with_capacity(BUFFER) }
+    }
+
+    /// The next frame's header; `None`: the other side has ended the connection between two frames.
+    pub(crate) async fn header(&mut self, received: &AtomicU64) -> Result<Option<Header>> {
+        while self.buffer.len() < HEADER_LEN {
+            self.buffer.reserve(BUFFER - self.buffer.len().min(BUFFER));
+            let count = self.half.read(&mut self.buffer).await.map_err(lost)?;
+            received.fetch_add(count as u64, Ordering::Relaxed);
+            if count == 0 {
+                return if self.buffer.is_empty() { Ok(None) } else { Err(lost(io::ErrorKind::UnexpectedEof.into())) };
+            }
+        }
+        let Some(bytes) = self.buffer.first_chunk::<HEADER_LEN>() else {
+            return Ok(None);
+        };
+        let header = Header::decode(bytes, crc32c)?;
+        let _ = self.buffer.split_to(HEADER_LEN);
+        Ok(Some(header))
+    }
+
+    /// The meta part, checked.
+    pub(crate) async fn meta(&mut self, header: &Header, received: &AtomicU64) -> Result<Bytes> {
+        let meta = self.part(header.meta_len as usize, received).await?;
+        if crc32c(&meta) != header.meta_crc {
+            return Err(Error::new(ErrorKind::Corrupt, "checksum of a message differs").with("length", meta.len()));
+        }
+        Ok(meta.freeze())
+    }
+
+    /// The next `length` bytes in a buffer of their own.
+    pub(crate) async fn part(&mut self, length: usize, received: &AtomicU64) -> Result<BytesMut> {
+        let mut part = BytesMut::with_capacity(length);
+        let have = length.min(self.buffer.len());
+        part.extend_from_slice(&self.buffer.split_to(have));
+        while part.len() < length {
+            let missing = length - part.len();
+            let count = self.half.read(&mut (&mut part).limit(missing)).await.map_err(lost)?;
+            received.fetch_add(count as u64, Ordering::Relaxed);
+            if count == 0 {
+                return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Ok(part)
+    }
+
+    /// Drops the next `length` bytes.
+    pub(crate) async fn skip(&mut self, mut length: usize, received: &AtomicU64) -> Result<()> {
+        while length > 0 {
+            if self.buffer.is_empty() {
+                self.buffer.reserve(BUFFER);
+                let count = self.half.read(&mut (&mut self.buffer).limit(BUFFER)).await.map_err(lost)?;
+                received.fetch_add(count as u64, Ordering::Relaxed);
+                if count == 0 {
+                    return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+                }
+            }
+            let have = length.min(self.buffer.len());
+            let _ = self.buffer.split_to(have);
+            length -= have;
+        }
+        Ok(())
+    }
+}
+
+fn lost(error: io::Error) -> Error {
+    Error::new(ErrorKind::ConnectionLost, "the connection broke").caused_by(error)
+}
