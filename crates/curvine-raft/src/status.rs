@@ -45,6 +45,8 @@ pub struct Status {
     pub applied: u64,
     /// Index of the newest snapshot, 0: none.
     pub snapshot_index: u64,
+    /// Why the last attempt to take a snapshot failed.
+    pub snapshot_error: Option<String>,
     /// Bytes of the log's segment files.
     pub log_bytes: u64,
     pub log_segments: usize,

@@ -1,0 +1,11 @@
+//! The segmented log: `log-<first index>.seg` files that a dedicated thread writes, recovered as a whole at the start.
+//!
+//! `segment` the format of a file, `recovery` what is found at the start, `memory` what is known of the log while it runs,
+//! `read` reading entries back, `writer` the thread that changes files, `store` openraft's view of it all.
+
+pub(crate) mod memory;
+pub(crate) mod read;
+pub(crate) mod recovery;
+pub(crate) mod segment;
+pub(crate) mod store;
+pub(crate) mod writer;

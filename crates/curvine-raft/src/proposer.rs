@@ -1,0 +1,239 @@
+//! Gathers commands into log entries and hands the outcomes back, each to its caller.
+//!
+//! What must hold: a caller gets `NotLeader`, `NoSpace`, `Overloaded` or `Unavailable` only if its command has certainly not been and
+//! will not be executed; once it has reached the log without an outcome the answer is `TimedOut`: unknown.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use curvine_proto::{Command, CommandBatch, Message, Outcome, Time};
+use curvine_types::{Error, ErrorKind, Result};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use openraft::error::ClientWriteError;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::applier::Applier;
+use crate::entry::{Batch, Raft};
+use crate::health::Health;
+use crate::leadership::not_leader;
+use crate::machine::StateMachine;
+use crate::{LeaderState, Mode, Options};
+
+/// Largest command; with its entry it must fit into one message to a follower.
+pub(crate) const COMMAND_MAX: usize = 3 << 20;
+
+/// One waiting command.
+pub(crate) struct Pending {
+    command: Command,
+    size: usize,
+    reply: oneshot::Sender<Result<Outcome>>,
+}
+
+/// The waiting room, shared by all who propose.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    sender: mpsc::Sender<Pending>,
+    gauges: Arc<Gauges>,
+    bytes_limit: usize,
+    commands_limit: usize,
+}
+
+#[derive(Default)]
+pub(crate) struct Gauges {
+    pub commands: AtomicUsize,
+    pub bytes: AtomicUsize,
+    pub in_flight: AtomicUsize,
+}
+
+impl Queue {
+    pub fn new(options: &Options) -> (Self, mpsc::Receiver<Pending>) {
+        let limit = options.queue_limit.clamp(1, 1 << 24);
+        let (sender, receiver) = mpsc::channel(limit);
+        let queue = Self { sender, gauges: Arc::default(), bytes_limit: options.queue_bytes, commands_limit: limit };
+        (queue, receiver)
+    }
+
+    pub fn gauges(&self) -> &Gauges {
+        &self.gauges
+    }
+
+    /// Puts a command in line; its outcome comes through the receiver.
+    pub fn push(&self, command: Command) -> Result<oneshot::Receiver<Result<Outcome>>> {
+        let size = command.encoded_len();
+        if size > COMMAND_MAX {
+            return Err(Error::new(ErrorKind::TooBig, "the command is too large for the log")
+                .with("length", size)
+                .with("limit", COMMAND_MAX));
+        }
+        let waiting = self.gauges.bytes.fetch_add(size, Ordering::Relaxed);
+        let full = |limit: usize| {
+            self.gauges.bytes.fetch_sub(size, Ordering::Relaxed);
+            Error::new(ErrorKind::Overloaded, "too many changes wait for the log; try again later").with("limit", limit)
+        };
+        if waiting > 0 && waiting + size > self.bytes_limit {
+            return Err(full(self.bytes_limit));
+        }
+        let (reply, outcome) = oneshot::channel();
+        self.gauges.commands.fetch_add(1, Ordering::Relaxed);
+        match self.sender.try_send(Pending { command, size, reply }) {
+            Ok(()) => Ok(outcome),
+            Err(error) => {
+                self.gauges.commands.fetch_sub(1, Ordering::Relaxed);
+                let overloaded = full(self.commands_limit);
+                Err(match error {
+                    mpsc::error::TrySendError::Full(_) => overloaded,
+                    mpsc::error::TrySendError::Closed(_) => stopped(),
+                })
+            }
+        }
+    }
+}
+
+/// The task that makes entries.
+pub(crate) struct Proposer<S> {
+    pub raft: Raft,
+    pub applier: Applier<S>,
+    pub health: Arc<Health>,
+    pub leader: watch::Receiver<LeaderState>,
+    pub queue: mpsc::Receiver<Pending>,
+    pub gauges: Queue,
+    pub options: Options,
+    pub closing: watch::Receiver<bool>,
+}
+
+impl<S: StateMachine> Proposer<S> {
+    /// Works until closed; then everyone still waiting is told so.
+    pub async fn run(mut self) {
+        let mut in_flight = FuturesUnordered::new();
+        let mut held_over: Option<Pending> = None;
+        let mut last_now = (i64::MIN, 0);
+        loop {
+            let room = in_flight.len() < self.options.entries_in_flight.max(1);
+            tokio::select! {
+                biased;
+                _ = self.closing.wait_for(|closing| *closing) => break,
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => continue,
+                () = std::future::ready(()), if room && held_over.is_some() => {}
+                first = self.queue.recv(), if room && held_over.is_none() => match first {
+                    Some(first) => held_over = Some(first),
+                    None => break,
+                },
+            }
+            // Those who were woken by the last entry's outcomes get a chance to join this one.
+            tokio::task::yield_now().await;
+            let gathered = self.gather(&mut held_over);
+            if let Some(refusal) = self.refusal() {
+                gathered.into_iter().for_each(|one| drop(one.reply.send(Err(refusal()))));
+                continue;
+            }
+            if gathered.is_empty() {
+                continue;
+            }
+            let now = self.now(&mut last_now);
+            let (replies, commands) = gathered.into_iter().map(|one| (one.reply, one.command)).unzip();
+            in_flight.push(self.propose(CommandBatch { now: Some(now), commands }, replies));
+            self.gauges.gauges.in_flight.store(in_flight.len(), Ordering::Relaxed);
+        }
+        self.queue.close();
+        while let Ok(one) = self.queue.try_recv() {
+            let _ = one.reply.send(Err(stopped())); // the caller may have given up
+        }
+        if let Some(one) = held_over {
+            let _ = one.reply.send(Err(stopped()));
+        }
+        while in_flight.next().await.is_some() {}
+    }
+
+    /// Takes waiting commands up to the limits of an entry; one that does not fit is held over.
+    fn gather(&mut self, held_over: &mut Option<Pending>) -> Vec<Pending> {
+        let mut gathered = Vec::new();
+        let mut bytes = 0;
+        while gathered.len() < self.options.batch_commands.max(1) {
+            let Some(next) = held_over.take().or_else(|| self.queue.try_recv().ok()) else { break };
+            if !gathered.is_empty() && bytes + next.size > self.options.batch_bytes {
+                *held_over = Some(next);
+                break;
+            }
+            let gauges = self.gauges.gauges();
+            gauges.commands.fetch_sub(1, Ordering::Relaxed);
+            gauges.bytes.fetch_sub(next.size, Ordering::Relaxed);
+            bytes += next.size;
+            if !next.reply.is_closed() {
+                gathered.push(next);
+            }
+        }
+        gathered
+    }
+
+    /// Why nothing can be proposed now.
+    fn refusal(&self) -> Option<Box<dyn Fn() -> Error>> {
+        match self.health.mode() {
+            Mode::Working => {}
+            Mode::ReadOnly(reason) => return Some(Box::new(move || Error::new(ErrorKind::NoSpace, reason.clone()))),
+            Mode::Failed(reason) => return Some(Box::new(move || failed(&reason))),
+        }
+        let leader = self.leader.borrow().clone();
+        (!leader.leading).then(|| Box::new(move || not_leader(&leader)) as Box<dyn Fn() -> Error>)
+    }
+
+    /// Never before what an earlier entry had.
+    fn now(&self, last: &mut (i64, u32)) -> Time {
+        let applied = self.applier.progress().now.map_or((i64::MIN, 0), |time| time.key());
+        *last = Time::now().key().max(applied).max(*last);
+        Time::new(last.0, last.1)
+    }
+
+    /// Proposes one entry and, when it is applied, answers its callers. Entries are handed to openraft in the order of the calls.
+    fn propose(
+        &self,
+        batch: CommandBatch,
+        replies: Vec<oneshot::Sender<Result<Outcome>>>,
+    ) -> impl Future<Output = ()> + Send + use<S> {
+        let batch = Batch::new(batch);
+        let (raft, limit) = (self.raft.clone(), self.options.request_timeout);
+        async move {
+            let result = async {
+                let written = raft.client_write_ff(batch.clone()).await;
+                let Ok(receiver) = written else { return Err(lost(&batch)) };
+                match tokio::time::timeout(limit, receiver).await {
+                    Ok(Ok(Ok(response))) => Ok(response.data.0),
+                    Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) if !batch.was_appended() => {
+                        let address = forward.leader_node.map(|node| node.addr).unwrap_or_default();
+                        let leader =
+                            LeaderState { leader: forward.leader_id.unwrap_or(0), address, ..Default::default() };
+                        Err(Box::new(move || not_leader(&leader)) as Box<dyn Fn() -> Error + Send>)
+                    }
+                    _ => Err(lost(&batch)),
+                }
+            };
+            match result.await {
+                Ok(outcomes) if outcomes.len() == replies.len() => {
+                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                        let _ = reply.send(Ok(outcome)); // the caller may have given up
+                    }
+                }
+                Ok(_) => replies.into_iter().for_each(|reply| drop(reply.send(Err(unknown())))),
+                Err(error) => replies.into_iter().for_each(|reply| drop(reply.send(Err(error())))),
+            }
+        }
+    }
+}
+
+/// An entry that got no result: whether it may still be executed depends on whether it reached the log.
+fn lost(batch: &Batch) -> Box<dyn Fn() -> Error + Send> {
+    let appended = batch.was_appended();
+    Box::new(move || if appended { unknown() } else { stopped() })
+}
+
+fn unknown() -> Error {
+    Error::new(ErrorKind::TimedOut, "the outcome of the change is unknown: the log did not confirm it")
+}
+
+pub(crate) fn failed(reason: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the log has failed; restart after removing the cause: {reason}"))
+}
+
+pub(crate) fn stopped() -> Error {
+    Error::new(ErrorKind::Unavailable, "the log is stopping")
+}
