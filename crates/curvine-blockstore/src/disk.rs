@@ -154,7 +154,9 @@ pub(crate) fn space(dir: &Path) -> io::Result<(u64, u64)> {
 pub(crate) fn is_disk_failure(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(5 /* EIO */ | 6 /* ENXIO */ | 19 /* ENODEV */ | 30 /* EROFS */ | 116 /* ESTALE */ | 117 /* EUCLEAN */)
+        Some(
+            5 /* EIO */ | 6 /* ENXIO */ | 19 /* ENODEV */ | 30 /* EROFS */ | 116 /* ESTALE */ | 117 /* EUCLEAN */
+        )
     )
 }
 

@@ -11,8 +11,32 @@
 //! The store is synchronous and may be called by many threads at once; no lock that other contents need is held
 //! while the disk works.
 
+mod chunks;
+mod content;
 mod disk;
+mod eviction;
+mod files;
+mod fill;
+mod index;
+mod place;
+mod read;
+mod record;
+mod recovery;
+mod seal;
+mod store;
+mod tier;
 mod types;
+mod write;
+
+#[cfg(test)]
+mod fill_test;
+#[cfg(test)]
+mod model_test;
+#[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
+mod write_test;
 
 pub use disk::{DiskOp, Faults, crc32c};
+pub use store::{BlockStore, Gauges};
 pub use types::*;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
-use curvine_types::{ErrorKind, Generation, InodeId, Result};
+use curvine_types::{Generation, InodeId};
 
 use crate::disk::{self, Faults};
 
@@ -268,9 +268,4 @@ pub(crate) fn widen(offset: u64, len: u64, size: u64) -> (u64, u64) {
     }
     let start = offset - offset % PIECE_SIZE;
     (start, end.div_ceil(PIECE_SIZE).saturating_mul(PIECE_SIZE).min(size))
-}
-
-/// Whether an operation failed for want of space.
-pub(crate) fn is_no_space<T>(result: &Result<T>) -> bool {
-    matches!(result, Err(error) if error.kind() == ErrorKind::NoSpace)
 }

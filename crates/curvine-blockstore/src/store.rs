@@ -1,0 +1,347 @@
+//! The store as a whole: opening, finding contents, choosing tiers, deleting, upkeep.
+//!
+//! What always holds: a content is in the table from before its file exists until after its file's name is gone.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use curvine_types::{ClusterId, Error, ErrorKind, Result};
+use parking_lot::{Mutex, RwLock};
+
+use crate::content::{Content, State, not_here};
+use crate::disk::Disk;
+use crate::eviction::Evictable;
+use crate::files::FileCache;
+use crate::index::Identity;
+use crate::record::{Body, Nothing, Record};
+use crate::tier::{Reservation, Tier, shard_of};
+use crate::types::*;
+
+/// Tables that the contents are spread over, so that threads do not meet at one lock.
+const TABLES: usize = 64;
+
+/// The data of a worker on its local disks.
+pub struct BlockStore {
+    pub(crate) tiers: Vec<Tier>,
+    tables: Vec<RwLock<BTreeMap<ContentKey, Arc<Content>>>>,
+    pub(crate) open_files: FileCache,
+    pub(crate) options: Options,
+    pub(crate) identity: Identity,
+    pub(crate) disk: Disk,
+    pub(crate) foreign: Vec<PathBuf>,
+    pub(crate) checksum_errors: AtomicU64,
+    pub(crate) evictions: AtomicU64,
+    /// Shards of tiers whose files are still to be compared with the index after an unclean boot.
+    pub(crate) sweep: Mutex<Vec<(usize, u64)>>,
+}
+
+/// Current values of what has a limit, and counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauges {
+    pub contents: u64,
+    pub open_files: u64,
+    pub index_bytes: u64,
+    pub checksum_errors: u64,
+    pub evictions: u64,
+}
+
+impl BlockStore {
+    pub(crate) fn assemble(cluster: ClusterId, worker: [u8; 16], tiers: Vec<Tier>, options: Options) -> Self {
+        Self {
+            tiers,
+            tables: (0..TABLES).map(|_| RwLock::default()).collect(),
+            open_files: FileCache::new(options.open_files),
+            identity: Identity { cluster, worker },
+            disk: Disk::new(options.faults.clone()),
+            options,
+            foreign: Vec::new(),
+            checksum_errors: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            sweep: Mutex::default(),
+        }
+    }
+
+    /// Made with the first tier directory and the same in all of them.
+    pub fn worker_uuid(&self) -> [u8; 16] {
+        self.identity.worker
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        self.identity.cluster
+    }
+
+    /// Directories of other clusters that were found beside ours and left alone.
+    pub fn foreign(&self) -> &[PathBuf] {
+        &self.foreign
+    }
+
+    pub fn contains(&self, key: ContentKey) -> bool {
+        self.get(key).is_some()
+    }
+
+    /// What is here, after `after`, ascending, at most `limit` items; fewer means the end.
+    pub fn inventory(&self, after: Option<ContentKey>, limit: usize) -> Vec<InventoryItem> {
+        use std::ops::Bound;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found: Vec<Arc<Content>> = Vec::new();
+        for table in &self.tables {
+            found.extend(table.read().range((start, Bound::Unbounded)).take(limit).map(|(_, content)| content.clone()));
+        }
+        found.sort_unstable_by_key(|content| content.key);
+        found.truncate(limit);
+        found
+            .iter()
+            .map(|content| {
+                let state = content.state.read();
+                InventoryItem { key: content.key, version: state.version, kind: state.kind }
+            })
+            .collect()
+    }
+
+    pub fn tiers(&self) -> Vec<TierStatus> {
+        self.tiers.iter().map(Tier::status).collect()
+    }
+
+    pub fn gauges(&self) -> Gauges {
+        Gauges {
+            contents: self.tables.iter().map(|table| table.read().len() as u64).sum(),
+            open_files: self.open_files.len() as u64,
+            index_bytes: self.tiers.iter().map(Tier::index_len).sum(),
+            checksum_errors: self.checksum_errors.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Deletes contents of whatever kind; those that are not here are fine. Goes on after an error and returns the first.
+    pub fn delete(&self, keys: &[ContentKey]) -> Result<()> {
+        let mut result = Ok(());
+        for key in keys {
+            if let Some(content) = self.get(*key) {
+                let deleted = self.tiers[content.tier].check().and_then(|()| {
+                    let _sync = content.sync.lock();
+                    let mut state = content.state.write();
+                    self.remove(&content, &mut state)
+                });
+                result = result.and(deleted);
+            }
+        }
+        result
+    }
+
+    /// The work that nobody waits for: compacts indexes, probes failed directories, looks for files that no index knows.
+    /// To be called every few seconds by one thread.
+    pub fn maintain(&self) {
+        for (number, tier) in self.tiers.iter().enumerate() {
+            if tier.failed_for(self.options.probe_after) {
+                match self.revive(number) {
+                    Ok(()) => tier.recovered(),
+                    Err(error) => tier.fail(&error.to_string()),
+                }
+            }
+            if tier.check().is_ok() {
+                if let Err(error) = tier.compact(self.options.compact_after) {
+                    tracing::warn!(dir = %tier.config.dir.display(), %error, "compaction failed, the old index stays");
+                }
+                tier.candidates.lock().tidy(tier.files.load(Ordering::Relaxed));
+            }
+        }
+        self.sweep_step();
+    }
+
+    /// Makes everything durable and marks the indexes as closed. The store may still be used; the mark is then void.
+    pub fn close(&self) -> Result<()> {
+        let mut result = Ok(());
+        for table in &self.tables {
+            let contents: Vec<_> = table.read().values().cloned().collect();
+            for content in contents {
+                let live = content.state.read().kind == ContentKind::Live;
+                if live && self.tiers[content.tier].check().is_ok() {
+                    result = result.and(self.fsync(content.key));
+                }
+            }
+        }
+        for tier in &self.tiers {
+            if tier.check().is_err() {
+                continue;
+            }
+            let closed = self
+                .disk
+                .before(crate::DiskOp::Sync, tier.dir())
+                .and_then(|()| File::open(tier.dir()))
+                .and_then(|dir| Ok(rustix::fs::syncfs(&dir)?))
+                .map_err(|error| tier.fault(error, "cannot sync a tier directory", tier.dir()))
+                .and_then(|()| tier.log(&[Record::of_log(Body::Closed(Nothing {}))]))
+                .and_then(|position| tier.sync_log(position));
+            result = result.and(closed);
+        }
+        result
+    }
+
+    pub(crate) fn get(&self, key: ContentKey) -> Option<Arc<Content>> {
+        self.table(key).read().get(&key).cloned()
+    }
+
+    /// The content, or the error that tells the caller to ask where it is; `Io` if its tier directory is out of service.
+    pub(crate) fn find(&self, key: ContentKey) -> Result<Arc<Content>> {
+        let content = self.get(key).ok_or_else(|| not_here(key))?;
+        self.tiers[content.tier].check()?;
+        Ok(content)
+    }
+
+    /// Adds a content unless one of this key is there; then that one is returned.
+    pub(crate) fn insert(&self, content: Arc<Content>) -> Option<Arc<Content>> {
+        let mut table = self.table(content.key).write();
+        if let Some(there) = table.get(&content.key) {
+            return Some(there.clone());
+        }
+        self.tiers[content.tier].files.fetch_add(1, Ordering::Relaxed);
+        table.insert(content.key, content);
+        None
+    }
+
+    fn table(&self, key: ContentKey) -> &RwLock<BTreeMap<ContentKey, Arc<Content>>> {
+        &self.tables[shard_of(key) as usize % TABLES]
+    }
+
+    /// The local file of a content, which must have been created.
+    pub(crate) fn file(&self, content: &Content) -> Result<Arc<File>> {
+        if let Some(file) = self.open_files.get(content.key) {
+            return Ok(file);
+        }
+        let tier = &self.tiers[content.tier];
+        let path = tier.path_of(content.key);
+        let file = match self.disk.open(&path, false) {
+            Ok(file) => Arc::new(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::new(ErrorKind::DataLoss, "the local file of a content is missing")
+                    .with("file", path.display()));
+            }
+            Err(error) => return Err(tier.fault(error, "cannot open the file of a content", &path)),
+        };
+        self.open_files.insert(content.key, file.clone());
+        Ok(file)
+    }
+
+    /// Takes a content, whose state is held, out of everything.
+    pub(crate) fn remove(&self, content: &Content, state: &mut State) -> Result<()> {
+        if state.deleted {
+            return Ok(());
+        }
+        let tier = &self.tiers[content.tier];
+        let path = tier.path_of(content.key);
+        // The file first: a record without a file is harmless, a file without a record is lost space.
+        self.disk.unlink(&path).map_err(|error| tier.fault(error, "cannot delete the file of a content", &path))?;
+        state.deleted = true;
+        tier.charge(state.charged, 0);
+        tier.files.fetch_sub(1, Ordering::Relaxed);
+        self.open_files.remove(content.key);
+        self.table(content.key).write().remove(&content.key);
+        tier.log(&[Record::new(content.key, Body::Delete(Nothing {}))])?;
+        Ok(())
+    }
+
+    /// Sets space aside in a tier, evicting clean copies (but not `except`) if need be. `need` is asked once more when
+    /// there is no space otherwise: what the operation would really allocate.
+    pub(crate) fn reserve<'a>(
+        &self,
+        tier: &'a Tier,
+        bytes: u64,
+        except: Option<ContentKey>,
+        need: impl FnOnce() -> u64,
+    ) -> Result<Reservation<'a>> {
+        if let Some(reservation) = tier.reserve(bytes) {
+            return Ok(reservation);
+        }
+        let bytes = need();
+        loop {
+            if let Some(reservation) = tier.reserve(bytes) {
+                return Ok(reservation);
+            }
+            if !self.evict_one(tier, except)? {
+                return Err(Error::new(ErrorKind::NoSpace, "the tier directory is full")
+                    .with("file", tier.config.dir.display())
+                    .with("length", bytes)
+                    .with("limit", tier.room().0));
+            }
+        }
+    }
+
+    /// Evicts the next clean copy; whether there was one.
+    fn evict_one(&self, tier: &Tier, except: Option<ContentKey>) -> Result<bool> {
+        let mut spared = Vec::new();
+        let result = loop {
+            let victim = tier.candidates.lock().victim();
+            let Some(victim) = victim else { break Ok(false) };
+            // Never wait for another content's lock here: what is in use is spared.
+            let evictable = Some(victim.key()) != except;
+            let Some(mut state) = victim.state.try_write().filter(|_| evictable) else {
+                spared.push(victim.clone());
+                continue;
+            };
+            if state.kind != ContentKind::Cached || state.deleted {
+                continue;
+            }
+            let freed = state.charged;
+            if let Err(error) = self.remove(&victim, &mut state) {
+                break Err(error);
+            }
+            self.evictions.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(content = %victim.key, freed, "evicted a clean copy");
+            if freed > 0 {
+                break Ok(true);
+            }
+        };
+        let mut candidates = tier.candidates.lock();
+        spared.into_iter().for_each(|content| candidates.insert(content));
+        result
+    }
+
+    /// The tier directory for a new content: the first kind, in configured order, with room for it; within a kind the one
+    /// with most room. Without room anywhere the one with most, because clean copies may still make way.
+    pub(crate) fn choose_tier(&self, need: u64, authoritative: bool) -> Result<usize> {
+        let only_mem = self.tiers.iter().all(|tier| tier.config.kind == TierKind::Mem);
+        let usable =
+            |tier: &Tier| tier.check().is_ok() && (!authoritative || only_mem || tier.config.kind != TierKind::Mem);
+        let rooms: Vec<(usize, u64, u64)> = self
+            .tiers
+            .iter()
+            .enumerate()
+            .filter(|(_, tier)| usable(tier))
+            .map(|(number, tier)| {
+                let (capacity, available) = tier.room();
+                (number, capacity, available)
+            })
+            .collect();
+        let mut kinds: Vec<TierKind> = Vec::new();
+        for tier in &self.tiers {
+            if !kinds.contains(&tier.config.kind) {
+                kinds.push(tier.config.kind);
+            }
+        }
+        // A clean copy may count on evictions, but one that would fill most of a tier belongs on a larger one.
+        let fits = |(_, capacity, available): &&(usize, u64, u64)| {
+            *available >= need || (!authoritative && need <= *capacity / 2)
+        };
+        kinds
+            .iter()
+            .find_map(|kind| {
+                rooms
+                    .iter()
+                    .filter(|(number, ..)| self.tiers[*number].config.kind == *kind)
+                    .filter(fits)
+                    .max_by_key(|(_, _, available)| *available)
+            })
+            .or_else(|| rooms.iter().max_by_key(|(_, capacity, available)| (*available, *capacity)))
+            .map(|(number, ..)| *number)
+            .ok_or_else(|| Error::new(ErrorKind::Io, "no tier directory is in service"))
+    }
+
+    /// How long a failed tier directory is left alone.
+    pub fn probe_after(&self) -> Duration {
+        self.options.probe_after
+    }
+}
