@@ -4,7 +4,7 @@
 //! What always holds under `state`: a live content's local file has `attr.size` bytes; a deleted content is in no table any
 //! more and its file has no name.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use curvine_types::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, RwLock};
@@ -18,11 +18,15 @@ use crate::types::{ContentKey, ContentKind, LiveAttr, Timestamp};
 const HEAT_MAX: u8 = 3;
 
 pub(crate) struct Content {
+    /// Unique in this process.
+    pub id: u64,
     pub key: ContentKey,
     /// Which tier directory holds it.
     pub tier: usize,
     pub state: RwLock<State>,
     pub sync: Mutex<()>,
+    /// Its file has no name any more; for those who do not hold `state`.
+    pub gone: AtomicBool,
     heat: AtomicU8,
 }
 
@@ -49,7 +53,16 @@ pub(crate) struct State {
 
 impl Content {
     pub fn new(key: ContentKey, tier: usize, state: State) -> Self {
-        Self { key, tier, state: RwLock::new(state), sync: Mutex::new(()), heat: AtomicU8::new(0) }
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            key,
+            tier,
+            state: RwLock::new(state),
+            sync: Mutex::new(()),
+            gone: AtomicBool::new(false),
+            heat: AtomicU8::new(0),
+        }
     }
 
     /// It was used.
@@ -139,7 +152,6 @@ impl Evictable for std::sync::Arc<Content> {
     }
 
     fn is_gone(&self) -> bool {
-        // A content whose lock is held is in use, hence not gone.
-        self.state.try_read().is_some_and(|state| state.deleted)
+        self.gone.load(Ordering::Acquire)
     }
 }

@@ -1,12 +1,11 @@
-//! The open files of the store: at most so many, least recently used closed first.
+//! The open files of the store: at most so many, least recently used closed first. Known by the number of the content in
+//! memory, not by its key: a content that is made anew has another file.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-
-use crate::types::ContentKey;
 
 pub(crate) struct FileCache {
     limit: usize,
@@ -15,8 +14,8 @@ pub(crate) struct FileCache {
 
 #[derive(Default)]
 struct Files {
-    by_key: HashMap<ContentKey, (Arc<File>, u64)>,
-    by_use: BTreeMap<u64, ContentKey>,
+    by_id: HashMap<u64, (Arc<File>, u64)>,
+    by_use: BTreeMap<u64, u64>,
     clock: u64,
 }
 
@@ -26,32 +25,32 @@ impl FileCache {
     }
 
     /// The open file of a content.
-    pub fn get(&self, key: ContentKey) -> Option<Arc<File>> {
+    pub fn get(&self, id: u64) -> Option<Arc<File>> {
         let mut files = self.files.lock();
         files.clock += 1;
         let now = files.clock;
-        let (file, used) = files.by_key.get_mut(&key)?;
+        let (file, used) = files.by_id.get_mut(&id)?;
         let file = file.clone();
         let before = std::mem::replace(used, now);
         files.by_use.remove(&before);
-        files.by_use.insert(now, key);
+        files.by_use.insert(now, id);
         Some(file)
     }
 
     /// Remembers an open file. What it drives out is closed when its last reader is done.
-    pub fn insert(&self, key: ContentKey, file: Arc<File>) {
+    pub fn insert(&self, id: u64, file: Arc<File>) {
         let mut dropped = Vec::new();
         let mut files = self.files.lock();
         files.clock += 1;
         let now = files.clock;
-        if let Some((old, used)) = files.by_key.insert(key, (file, now)) {
+        if let Some((old, used)) = files.by_id.insert(id, (file, now)) {
             files.by_use.remove(&used);
             dropped.push(old);
         }
-        files.by_use.insert(now, key);
-        while files.by_key.len() > self.limit {
+        files.by_use.insert(now, id);
+        while files.by_id.len() > self.limit {
             let Some((_, oldest)) = files.by_use.pop_first() else { break };
-            dropped.extend(files.by_key.remove(&oldest).map(|(file, _)| file));
+            dropped.extend(files.by_id.remove(&oldest).map(|(file, _)| file));
         }
         drop(files);
         // Closing may take the local file system a while: not under the lock.
@@ -59,9 +58,9 @@ impl FileCache {
     }
 
     /// Forgets a content's file.
-    pub fn remove(&self, key: ContentKey) {
+    pub fn remove(&self, id: u64) {
         let mut files = self.files.lock();
-        let removed = files.by_key.remove(&key);
+        let removed = files.by_id.remove(&id);
         if let Some((_, used)) = &removed {
             files.by_use.remove(used);
         }
@@ -71,6 +70,6 @@ impl FileCache {
 
     /// Descriptors held now.
     pub fn len(&self) -> usize {
-        self.files.lock().by_key.len()
+        self.files.lock().by_id.len()
     }
 }

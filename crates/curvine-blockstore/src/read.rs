@@ -213,12 +213,17 @@ impl BlockStore {
                 let Some(Chunk::Data(sums)) = state.chunks.get(*number) else { continue };
                 (sums.clone(), state.attr.size)
             };
-            let file = self.file(content)?;
             let start = number * CHUNK_SIZE;
-            let mut damaged = None;
+            let file = match self.file(content) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == ErrorKind::DataLoss => None,
+                Err(error) => return Err(error),
+            };
+            let mut damaged = file.is_none().then_some(start);
             for (piece, at) in (start..size.min(start + CHUNK_SIZE)).step_by(PIECE_SIZE as usize).enumerate() {
                 let len = (size - at).min(PIECE_SIZE) as usize;
-                let right = match self.disk.read(&file, &path, &mut data[..len], at) {
+                let Some(file) = &file else { break };
+                let right = match self.disk.read(file, &path, &mut data[..len], at) {
                     Ok(()) => sums.get(piece) == Some(crc32c(&data[..len])),
                     Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => false,
                     Err(error) => return Err(tier.fault(error, "cannot read", &path)),

@@ -209,7 +209,7 @@ impl BlockStore {
 
     /// The local file of a content, which must have been created.
     pub(crate) fn file(&self, content: &Content) -> Result<Arc<File>> {
-        if let Some(file) = self.open_files.get(content.key) {
+        if let Some(file) = self.open_files.get(content.id) {
             return Ok(file);
         }
         let tier = &self.tiers[content.tier];
@@ -222,7 +222,11 @@ impl BlockStore {
             }
             Err(error) => return Err(tier.fault(error, "cannot open the file of a content", &path)),
         };
-        self.open_files.insert(content.key, file.clone());
+        self.open_files.insert(content.id, file.clone());
+        // `remove` sets the mark before it empties the cache: one of the two sees the other.
+        if content.gone.load(Ordering::SeqCst) {
+            self.open_files.remove(content.id);
+        }
         Ok(file)
     }
 
@@ -236,9 +240,10 @@ impl BlockStore {
         // The file first: a record without a file is harmless, a file without a record is lost space.
         self.disk.unlink(&path).map_err(|error| tier.fault(error, "cannot delete the file of a content", &path))?;
         state.deleted = true;
+        content.gone.store(true, Ordering::SeqCst);
         tier.charge(state.charged, 0);
         tier.files.fetch_sub(1, Ordering::Relaxed);
-        self.open_files.remove(content.key);
+        self.open_files.remove(content.id);
         self.table(content.key).write().remove(&content.key);
         tier.log(&[Record::new(content.key, Body::Delete(Nothing {}))])?;
         Ok(())
