@@ -23,4 +23,4 @@ pub use request::{Operation, Request, parse};
 pub use session::Session;
 
 // For those who turn replies into bytes.
-pub use zerocopy::IntoBytes;
+pub use zerocopy::{Immutable, IntoBytes};

@@ -1,9 +1,26 @@
 //! The mount: requests of the kernel become calls of the client.
+//!
+//! `mount` starts and ends it, `server` reads requests and answers them, `ops` says what each means. `events` goes the other
+//! way: what the client learns about its caches is told to the kernel.
 
+mod answer;
+mod backend;
+mod buffers;
+mod convert;
 mod events;
+mod gate;
+mod handles;
+mod interrupt;
+mod io_mode;
+mod memory;
 mod mount;
+mod ops;
 mod options;
+mod pages;
+mod server;
 
+pub use backend::Backend;
 pub use events::KernelEvents;
+pub use io_mode::IoMode;
 pub use mount::{Gauges, Mount};
 pub use options::FuseOptions;

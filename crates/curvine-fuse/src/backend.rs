@@ -1,0 +1,163 @@
+//! The seam to the client: what the mount needs of a file system. `FileSystem` is the implementation; tests have another.
+//!
+//! An implementer answers each call within a deadline of its own (but `setlk` with `wait`), and stands it that a future is
+//! dropped at any await. What a `try_` method returns may be believed for the time that comes with it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_client::{DirPage, Entry, FileSystem, Handle, Lookup, NewFile, NewNode, OpenFlags, Seek, WriteDone};
+use curvine_proto::{Attr, DataMode, FileKind, LockHolder, SetAttr, SetLock, StatFsReply};
+use curvine_types::{Cookie, InodeId, Name, Result};
+
+macro_rules! backend {
+    ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*) -> $output:ty;)*) => {
+        /// A file system under a mount; see the module.
+        pub trait Backend: Send + Sync + 'static {
+            /// An open file; clones are the same open.
+            type Handle: Clone + Send + Sync + 'static;
+
+            fn mode(&self, handle: &Self::Handle) -> DataMode;
+            /// Pages that the kernel has from an earlier open are still right.
+            fn keep_cache(&self, handle: &Self::Handle) -> bool;
+            fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)>;
+            fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup>;
+            /// Returns at once.
+            fn release(&self, handle: Self::Handle);
+
+            fn create(
+                &self,
+                parent: InodeId,
+                name: &Name,
+                new: NewFile,
+            ) -> impl Future<Output = Result<(Entry, Option<Self::Handle>)>> + Send;
+            fn open(&self, inode: InodeId, flags: OpenFlags) -> impl Future<Output = Result<Self::Handle>> + Send;
+            fn flush(&self, handle: &Self::Handle) -> impl Future<Output = Result<()>> + Send;
+            fn fsync(&self, handle: &Self::Handle, datasync: bool) -> impl Future<Output = Result<()>> + Send;
+            fn read(
+                &self,
+                handle: &Self::Handle,
+                offset: u64,
+                length: usize,
+            ) -> impl Future<Output = Result<Vec<Bytes>>> + Send;
+            fn write(
+                &self,
+                handle: &Self::Handle,
+                offset: u64,
+                data: Bytes,
+                append: bool,
+                kill_privileges: bool,
+            ) -> impl Future<Output = Result<WriteDone>> + Send;
+            fn fallocate(
+                &self,
+                handle: &Self::Handle,
+                offset: u64,
+                length: u64,
+                mode: u32,
+            ) -> impl Future<Output = Result<()>> + Send;
+            fn seek(
+                &self,
+                handle: &Self::Handle,
+                offset: u64,
+                what: Seek,
+            ) -> impl Future<Output = Result<u64>> + Send;
+            $($(#[$doc])* fn $name(&self, $($arg: $kind),*) -> impl Future<Output = Result<$output>> + Send;)*
+        }
+
+        impl Backend for FileSystem {
+            type Handle = Handle;
+
+            fn mode(&self, handle: &Handle) -> DataMode {
+                handle.mode()
+            }
+
+            fn keep_cache(&self, handle: &Handle) -> bool {
+                handle.keep_cache()
+            }
+
+            fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)> {
+                FileSystem::try_getattr(self, inode)
+            }
+
+            fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup> {
+                FileSystem::try_lookup(self, parent, name)
+            }
+
+            fn release(&self, handle: Handle) {
+                FileSystem::release(self, handle)
+            }
+
+            async fn create(&self, parent: InodeId, name: &Name, new: NewFile) -> Result<(Entry, Option<Handle>)> {
+                FileSystem::create(self, parent, name, new).await
+            }
+
+            async fn open(&self, inode: InodeId, flags: OpenFlags) -> Result<Handle> {
+                FileSystem::open(self, inode, flags).await
+            }
+
+            async fn flush(&self, handle: &Handle) -> Result<()> {
+                FileSystem::flush(self, handle).await
+            }
+
+            async fn fsync(&self, handle: &Handle, datasync: bool) -> Result<()> {
+                FileSystem::fsync(self, handle, datasync).await
+            }
+
+            async fn read(&self, handle: &Handle, offset: u64, length: usize) -> Result<Vec<Bytes>> {
+                FileSystem::read(self, handle, offset, length).await
+            }
+
+            async fn write(
+                &self,
+                handle: &Handle,
+                offset: u64,
+                data: Bytes,
+                append: bool,
+                kill_privileges: bool,
+            ) -> Result<WriteDone> {
+                FileSystem::write(self, handle, offset, data, append, kill_privileges).await
+            }
+
+            async fn fallocate(&self, handle: &Handle, offset: u64, length: u64, mode: u32) -> Result<()> {
+                FileSystem::fallocate(self, handle, offset, length, mode).await
+            }
+
+            async fn seek(&self, handle: &Handle, offset: u64, what: Seek) -> Result<u64> {
+                FileSystem::seek(self, handle, offset, what).await
+            }
+
+            $(async fn $name(&self, $($arg: $kind),*) -> Result<$output> {
+                FileSystem::$name(self, $($arg),*).await
+            })*
+        }
+    };
+}
+
+backend! {
+    lookup(parent: InodeId, name: &Name) -> Lookup;
+    getattr(inode: InodeId) -> (Attr, Duration);
+    setattr(inode: InodeId, change: SetAttr) -> (Attr, Duration);
+    mkdir(parent: InodeId, name: &Name, node: NewNode) -> Entry;
+    mknod(parent: InodeId, name: &Name, node: NewNode, kind: FileKind, rdev: u32) -> Entry;
+    symlink(parent: InodeId, name: &Name, target: &[u8], node: NewNode) -> Entry;
+    link(inode: InodeId, parent: InodeId, name: &Name) -> Entry;
+    unlink(parent: InodeId, name: &Name) -> ();
+    rmdir(parent: InodeId, name: &Name) -> ();
+    rename(parent: InodeId, name: &Name, new_parent: InodeId, new_name: &Name, flags: u32) -> ();
+    readlink(inode: InodeId) -> Bytes;
+    /// Entries after `cookie`; 0: from the start.
+    readdir(dir: InodeId, cookie: Cookie, limit: u32, plus: bool) -> DirPage;
+    statfs() -> StatFsReply;
+    set_xattr(inode: InodeId, name: &[u8], value: Bytes, flags: u32) -> ();
+    get_xattr(inode: InodeId, name: &[u8]) -> Bytes;
+    list_xattr(inode: InodeId) -> Vec<Bytes>;
+    remove_xattr(inode: InodeId, name: &[u8]) -> ();
+    getlk(inode: InodeId, lock: SetLock) -> Option<LockHolder>;
+    /// `wait`: until it is granted or the future is dropped.
+    setlk(inode: InodeId, lock: SetLock, wait: bool) -> ();
+    /// Drops the record locks of an owner that closed a descriptor.
+    release_owner(inode: InodeId, owner: u64) -> ();
+    /// Follows an absolute path, without following symlinks.
+    resolve(path: &[u8]) -> Entry;
+}

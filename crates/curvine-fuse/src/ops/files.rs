@@ -1,0 +1,199 @@
+//! Open files and their data.
+//!
+//! Always: an inode is joined to its I/O mode before its OPEN is answered, and whether cached pages are still right is asked
+//! only then, so that a recall in between either finds the open or is found.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use curvine_client::{NewFile, OpenFlags, Seek};
+use curvine_fuse_abi::IntoBytes;
+use curvine_fuse_abi::kernel::{
+    FallocateIn, LseekOut, OpenOut, RELEASE_FLOCK_UNLOCK, ReadIn, ReleaseIn, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteIn,
+    WriteOut, fopen,
+};
+use curvine_proto::SetAttr;
+use curvine_types::{InodeId, Name};
+use tracing::debug;
+
+use super::Call;
+use crate::answer::{Answer, Failure, Outcome};
+use crate::backend::Backend;
+use crate::convert;
+use crate::handles::Opened;
+use crate::io_mode::IoMode;
+
+/// What `open(2)` was given, as the client wants it.
+fn open_flags(flags: u32) -> OpenFlags {
+    let flags = flags as i32;
+    let access = flags & libc::O_ACCMODE;
+    OpenFlags {
+        read: access != libc::O_WRONLY,
+        write: access != libc::O_RDONLY,
+        truncate: flags & libc::O_TRUNC != 0,
+        append: flags & libc::O_APPEND != 0,
+        direct: flags & libc::O_DIRECT != 0,
+    }
+}
+
+impl<B: Backend> Call<'_, B> {
+    pub(super) async fn open(&self, flags: u32, kill_privileges: bool) -> Outcome {
+        self.check_room()?;
+        let wanted = open_flags(flags);
+        let handle = self.server.backend.open(self.inode, wanted).await?;
+        if kill_privileges {
+            let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
+            if let Err(error) = self.server.backend.setattr(self.inode, change).await {
+                self.server.backend.release(handle);
+                return Err(error.into());
+            }
+        }
+        let (fh, out) = self.opened(self.inode, handle, wanted);
+        Ok(Answer::Opened { fh, value: out.as_bytes().to_vec() })
+    }
+
+    pub(super) async fn create(&self, name: &[u8], flags: u32, mode: u32, kill_privileges: bool) -> Outcome {
+        self.check_room()?;
+        let wanted = open_flags(flags);
+        let new = NewFile {
+            mode: convert::permissions(mode),
+            uid: self.header.uid,
+            gid: self.header.gid,
+            exclusive: flags as i32 & libc::O_EXCL != 0,
+            open: Some(wanted),
+        };
+        let (entry, handle) = self.server.backend.create(self.inode, &Name::new(name)?, new).await?;
+        let handle = handle.ok_or(Failure::Errno(libc::EIO))?;
+        if kill_privileges && entry.attr.mode & 0o6000 != 0 && wanted.truncate {
+            // It existed already, and opening it emptied it.
+            let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
+            if let Err(error) = self.server.backend.setattr(entry.attr.inode, change).await {
+                self.server.backend.release(handle);
+                return Err(error.into());
+            }
+        }
+        let (fh, out) = self.opened(entry.attr.inode, handle, wanted);
+        let mut value = self.entry(&entry).as_bytes().to_vec();
+        value.extend_from_slice(out.as_bytes());
+        Ok(Answer::Opened { fh, value })
+    }
+
+    fn check_room(&self) -> Result<(), Failure> {
+        if self.server.handles.has_room() { Ok(()) } else { Err(Failure::Errno(libc::ENFILE)) }
+    }
+
+    /// Counts the open and decides how the kernel does its I/O.
+    fn opened(&self, inode: InodeId, handle: B::Handle, wanted: OpenFlags) -> (u64, OpenOut) {
+        let server = self.server;
+        let mode = server.modes.join(inode, IoMode::suited(server.backend.mode(&handle)));
+        // O_DIRECT takes no pages whatever the inode's mode is; plain and direct handles may mix.
+        let open_flags = match mode {
+            IoMode::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
+            IoMode::Cached if wanted.direct => fopen::DIRECT_IO,
+            IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
+            IoMode::Cached => 0,
+        };
+        let fh = server.handles.insert(Opened::File { inode, handle });
+        (fh, OpenOut { fh, open_flags, backing_id: 0 })
+    }
+
+    /// The open file of a handle number; EBADF for one that is not open.
+    fn file(&self, fh: u64) -> Result<(InodeId, B::Handle), Failure> {
+        match self.server.handles.get(fh).as_deref() {
+            Some(Opened::File { inode, handle }) => Ok((*inode, handle.clone())),
+            _ => Err(Failure::Errno(libc::EBADF)),
+        }
+    }
+
+    pub(super) async fn read(&self, args: &ReadIn) -> Outcome {
+        let (_, handle) = self.file(args.fh)?;
+        let pieces = self.server.backend.read(&handle, args.offset, args.size as usize).await?;
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        if length > args.size as usize {
+            debug_assert!(false, "the client returned more than was asked for");
+            return Err(Failure::Errno(libc::EIO));
+        }
+        Ok(Answer::Data(pieces))
+    }
+
+    pub(super) async fn write(&self, args: &WriteIn, data: Bytes) -> Outcome {
+        let (inode, handle) = self.file(args.fh)?;
+        let from_page_cache = args.write_flags & WRITE_CACHE != 0;
+        // Write-back of mapped pages goes where the pages are, whatever the flags of the handle that the kernel picked.
+        let append = args.flags as i32 & libc::O_APPEND != 0 && !from_page_cache;
+        let kill_privileges = args.write_flags & WRITE_KILL_SUIDGID != 0;
+        let done = self.server.backend.write(&handle, args.offset, data, append, kill_privileges).await?;
+        if done.offset != args.offset && self.server.modes.is_cached(inode) {
+            // Another node appended first: the kernel put the bytes elsewhere in its pages than they are in the file.
+            debug!(inode, asked = args.offset, given = done.offset, "an append moved; dropping pages");
+            self.server.pages.invalidate_later(self.server.node(inode));
+        }
+        let size = u32::try_from(done.length).map_err(|_| Failure::Errno(libc::EIO))?;
+        Ok(Answer::value(&WriteOut { size, padding: 0 }))
+    }
+
+    pub(super) async fn flush(&self, fh: u64, owner: u64) -> Outcome {
+        let (inode, handle) = self.file(fh)?;
+        let flushed = self.server.backend.flush(&handle).await;
+        if self.server.modes.has_record_locks(inode) {
+            self.server.backend.release_owner(inode, owner).await?;
+        }
+        flushed?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn fsync(&self, fh: u64, datasync: bool) -> Outcome {
+        let (_, handle) = self.file(fh)?;
+        self.server.backend.fsync(&handle, datasync).await?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn release(&self, args: &ReleaseIn) -> Outcome {
+        let opened = self.server.handles.get(args.fh);
+        let Some(Opened::File { inode, .. }) = opened.as_deref() else {
+            return Err(Failure::Errno(libc::EBADF));
+        };
+        let unlocked = if args.release_flags & RELEASE_FLOCK_UNLOCK != 0 {
+            self.server.backend.setlk(*inode, convert::flock_unlock(args.lock_owner), false).await
+        } else {
+            Ok(())
+        };
+        self.server.close(args.fh);
+        unlocked?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn fallocate(&self, args: &FallocateIn) -> Outcome {
+        let (_, handle) = self.file(args.fh)?;
+        self.server.backend.fallocate(&handle, args.offset, args.length, args.mode).await?;
+        Ok(Answer::Done)
+    }
+
+    pub(super) async fn lseek(&self, fh: u64, offset: u64, whence: u32) -> Outcome {
+        let what = match i32::try_from(whence) {
+            Ok(libc::SEEK_DATA) => Seek::Data,
+            Ok(libc::SEEK_HOLE) => Seek::Hole,
+            _ => return Err(Failure::Errno(libc::EINVAL)),
+        };
+        let (_, handle) = self.file(fh)?;
+        let offset = self.server.backend.seek(&handle, offset, what).await?;
+        Ok(Answer::value(&LseekOut { offset }))
+    }
+}
+
+impl<B: Backend> crate::server::Server<B> {
+    /// Takes a file out of the table and releases it.
+    pub(crate) fn close(&self, fh: u64) {
+        if let Some(opened) = self.handles.remove(fh) {
+            self.release_opened(&opened);
+        }
+    }
+
+    /// Releases what was taken out of the table.
+    pub(crate) fn release_opened(&self, opened: &Arc<Opened<B::Handle>>) {
+        if let Opened::File { inode, handle } = &**opened {
+            self.modes.leave(*inode);
+            self.backend.release(handle.clone());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Record locks and flock, held at the master so that all mounts respect them.
+
+use curvine_fuse_abi::kernel::{LK_FLOCK, LkIn};
+use curvine_proto::LockType;
+
+use super::Call;
+use crate::answer::{Answer, Failure, Outcome};
+use crate::backend::Backend;
+use crate::convert;
+
+impl<B: Backend> Call<'_, B> {
+    pub(super) async fn getlk(&self, args: &LkIn) -> Outcome {
+        let lock = convert::lock(args).ok_or(Failure::Errno(libc::EINVAL))?;
+        let holder = self.server.backend.getlk(self.inode, lock).await?;
+        Ok(Answer::value(&convert::conflict(holder.as_ref())))
+    }
+
+    pub(super) async fn setlk(&self, args: &LkIn, wait: bool) -> Outcome {
+        let lock = convert::lock(args).ok_or(Failure::Errno(libc::EINVAL))?;
+        let takes = lock.r#type() != LockType::Unlock;
+        if takes && args.flags & LK_FLOCK == 0 {
+            // Before the request: whatever becomes of it, the close will drop it.
+            self.server.modes.note_record_lock(self.inode);
+        }
+        self.server.backend.setlk(self.inode, lock, wait && takes).await?;
+        Ok(Answer::Done)
+    }
+}

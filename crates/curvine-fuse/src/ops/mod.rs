@@ -1,0 +1,86 @@
+//! What each request means, one file per kind of thing it is about.
+//!
+//! Always: nothing here blocks a thread; OPEN is never answered ENOSYS (the kernel would stop asking for good).
+
+mod attrs;
+mod dirs;
+mod files;
+mod locks;
+mod names;
+mod xattrs;
+
+use bytes::Bytes;
+use curvine_fuse_abi::kernel::{InHeader, StatfsOut};
+use curvine_fuse_abi::{Operation, parse};
+
+use crate::answer::{Answer, Failure, Outcome};
+use crate::backend::Backend;
+use crate::server::Server;
+
+/// What the operations have at hand: the mount, and who asks about which node.
+pub(crate) struct Call<'a, B: Backend> {
+    pub server: &'a Server<B>,
+    pub header: InHeader,
+    /// The inode of the header's node.
+    pub inode: u64,
+}
+
+/// Carries out one request. The future may be dropped at any await.
+pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outcome {
+    use Operation as Op;
+    let parsed = parse(&request)?;
+    let call = Call { server, header: parsed.header, inode: server.inode(parsed.header.nodeid) };
+    match parsed.operation {
+        Op::Lookup { name } => call.lookup(name).await,
+        Op::Getattr { .. } => call.getattr().await,
+        Op::Statx { .. } => call.statx().await,
+        Op::Setattr(args) => call.setattr(&args).await,
+        Op::Readlink => call.readlink().await,
+        Op::Symlink { name, target } => call.symlink(name, target).await,
+        Op::Mknod { name, mode, rdev, .. } => call.mknod(name, mode, rdev).await,
+        Op::Mkdir { name, mode, .. } => call.mkdir(name, mode).await,
+        Op::Unlink { name } => call.unlink(name).await,
+        Op::Rmdir { name } => call.rmdir(name).await,
+        Op::Rename { name, new_parent, new_name, flags } => call.rename(name, new_parent, new_name, flags).await,
+        Op::Link { inode, name } => call.link(inode, name).await,
+        Op::Open { flags, kill_privileges } => call.open(flags, kill_privileges).await,
+        Op::Create { name, flags, mode, kill_privileges, .. } => call.create(name, flags, mode, kill_privileges).await,
+        Op::Read(args) => call.read(&args).await,
+        Op::Write { args, data, data_offset } => {
+            let data = request.slice(data_offset..data_offset + data.len());
+            call.write(&args, data).await
+        }
+        Op::Statfs => Ok(Answer::value::<StatfsOut>(&server.memory.statfs())),
+        Op::Release(args) => call.release(&args).await,
+        Op::Flush { fh, lock_owner } => call.flush(fh, lock_owner).await,
+        Op::Fsync { fh, datasync } => call.fsync(fh, datasync).await,
+        Op::Fallocate(args) => call.fallocate(&args).await,
+        Op::Lseek { fh, offset, whence } => call.lseek(fh, offset, whence).await,
+        Op::Setxattr { name, value, flags } => call.setxattr(name, value, flags).await,
+        Op::Getxattr { name, size } => call.getxattr(name, size).await,
+        Op::Listxattr { size } => call.listxattr(size).await,
+        Op::Removexattr { name } => call.removexattr(name).await,
+        Op::Opendir { .. } => call.opendir(),
+        Op::Readdir(args) => call.readdir(&args, false).await,
+        Op::Readdirplus(args) => call.readdir(&args, true).await,
+        Op::Releasedir(args) => {
+            server.handles.remove(args.fh);
+            Ok(Answer::Done)
+        }
+        // A change of a directory is durable before it is answered.
+        Op::Fsyncdir { .. } => Ok(Answer::Done),
+        Op::Getlk(args) => call.getlk(&args).await,
+        Op::Setlk(args) => call.setlk(&args, false).await,
+        Op::Setlkw(args) => call.setlk(&args, true).await,
+        // The kernel checks permissions; what it asks beyond that (chdir, access) is granted.
+        Op::Access { .. } | Op::Destroy => Ok(Answer::Done),
+        Op::Ioctl(_) => Err(Failure::Errno(libc::ENOTTY)),
+        // The kernel remembers these refusals and does without: it copies by itself, polls are always ready.
+        Op::CopyFileRange(_) | Op::Tmpfile { .. } | Op::Syncfs | Op::Poll(_) | Op::Bmap(_) => {
+            Err(Failure::Errno(libc::ENOSYS))
+        }
+        Op::Init(_) | Op::Unserved(_) | Op::Unknown(_) => Err(Failure::Errno(libc::ENOSYS)),
+        // Without an answer: the server takes them before they come here.
+        Op::Forget { .. } | Op::BatchForget { .. } | Op::Interrupt { .. } => Ok(Answer::Done),
+    }
+}

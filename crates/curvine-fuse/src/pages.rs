@@ -1,0 +1,97 @@
+//! Dropping cached pages: the one notification that may wait for requests in flight, so it has a thread of its own.
+//!
+//! Always: callers wait for it only up to a deadline. What is late is still done; until then the attributes, which are
+//! invalidated first and without waiting, make the kernel ask before each `read(2)`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use curvine_fuse_abi::Device;
+use curvine_types::{Error, Result};
+use tracing::warn;
+
+struct Job {
+    node: u64,
+    done: Option<Sender<()>>,
+}
+
+/// Hands nodes to the thread that drops their pages; the thread ends with the last handle to this.
+#[derive(Debug)]
+pub struct Pages {
+    jobs: SyncSender<Job>,
+    waiting: Arc<AtomicUsize>,
+    timeout: Duration,
+    late: AtomicU64,
+}
+
+impl Pages {
+    /// At most `limit` nodes wait; callers wait for theirs up to `timeout`.
+    pub fn start(device: Arc<Device>, limit: usize, timeout: Duration) -> Result<Self> {
+        let (jobs, queue) = sync_channel(limit);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let counter = waiting.clone();
+        std::thread::Builder::new()
+            .name("fuse-pages".into())
+            .spawn(move || drop_pages(&device, &queue, &counter))
+            .map_err(|error| Error::from_io(error, "cannot start the thread that drops cached pages"))?;
+        Ok(Self { jobs, waiting, timeout, late: AtomicU64::new(0) })
+    }
+
+    /// Drops the pages of these nodes and waits for it, up to the timeout.
+    pub fn invalidate(&self, nodes: &[u64]) {
+        let end = Instant::now() + self.timeout;
+        let (sender, done) = std::sync::mpsc::channel();
+        let mut expected = nodes.iter().filter(|node| self.enqueue(**node, Some(sender.clone()))).count();
+        drop(sender);
+        while expected > 0 && done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {
+            expected -= 1;
+        }
+        if expected > 0 {
+            self.late.fetch_add(expected as u64, Ordering::Relaxed);
+            warn!(nodes = expected, "the kernel is still using pages that should be dropped; they will be, later");
+        }
+    }
+
+    /// Drops the pages of a node soon; for those who serve a request and must not wait.
+    pub fn invalidate_later(&self, node: u64) {
+        self.enqueue(node, None);
+    }
+
+    /// Nodes that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Nodes that were not done in time.
+    pub fn late(&self) -> u64 {
+        self.late.load(Ordering::Relaxed)
+    }
+
+    fn enqueue(&self, node: u64, done: Option<Sender<()>>) -> bool {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        match self.jobs.try_send(Job { node, done }) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                self.late.fetch_add(1, Ordering::Relaxed);
+                warn!(node, "too many nodes wait for their cached pages to be dropped; leaving it to their mtime");
+                false
+            }
+        }
+    }
+}
+
+fn drop_pages(device: &Device, queue: &Receiver<Job>, waiting: &AtomicUsize) {
+    for job in queue {
+        if let Err(error) = device.invalidate_inode(job.node, true) {
+            warn!(%error, node = job.node, "cannot drop cached pages");
+        }
+        waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(done) = job.done {
+            // The caller may have stopped waiting.
+            let _ = done.send(());
+        }
+    }
+}

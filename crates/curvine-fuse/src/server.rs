@@ -1,0 +1,227 @@
+//! Reading requests and answering them: on the reader's thread when nothing has to be waited for, else on the runtime.
+//!
+//! Always: each request that wants an answer gets exactly one; a reader never waits for a request, only for room at the
+//! gate, and one reader never does.
+
+use std::future::Future;
+use std::io::IoSlice;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use curvine_fuse_abi::kernel::{InHeader, ROOT_ID};
+use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
+use curvine_types::{Error, ErrorKind, InodeId, Result};
+use tracing::{debug, error, warn};
+
+use crate::answer::{Answer, Failure, Outcome};
+use crate::backend::Backend;
+use crate::buffers::Buffers;
+use crate::gate::{Gate, Permit};
+use crate::handles::Handles;
+use crate::interrupt::{Interrupts, Waiting};
+use crate::io_mode::IoModes;
+use crate::memory::Memory;
+use crate::ops;
+use crate::pages::Pages;
+
+/// All that serving one mount needs.
+pub(crate) struct Server<B: Backend> {
+    pub backend: B,
+    /// The inode that the kernel knows as node 1.
+    pub root: InodeId,
+    pub max_ttl: Duration,
+    /// Names may be believed by the kernel: it has INC_EPOCH, so that they can be recalled.
+    pub cache_names: bool,
+    pub root_timeout: Duration,
+    pub handles: Handles<B::Handle>,
+    pub modes: Arc<IoModes>,
+    pub pages: Arc<Pages>,
+    pub memory: Memory,
+    pub interrupts: Interrupts,
+    pub gate: Arc<Gate>,
+    pub buffers: Arc<Buffers>,
+    pub served: AtomicU64,
+}
+
+impl<B: Backend> Server<B> {
+    /// The inode of a node of the kernel.
+    pub fn inode(&self, node: u64) -> InodeId {
+        if node == ROOT_ID { self.root } else { node }
+    }
+
+    /// The kernel's node of an inode.
+    pub fn node(&self, inode: InodeId) -> u64 {
+        if inode == self.root { ROOT_ID } else { inode }
+    }
+
+    /// How long the kernel may believe attributes.
+    pub fn cap(&self, ttl: Duration) -> Duration {
+        ttl.min(self.max_ttl)
+    }
+
+    /// How long the kernel may believe a name or its absence.
+    pub fn cap_name(&self, ttl: Duration) -> Duration {
+        if self.cache_names { self.cap(ttl) } else { Duration::ZERO }
+    }
+
+    /// A reader: until the session ends. Must be within the tokio runtime.
+    pub fn read_requests(self: &Arc<Self>, device: &Arc<Device>) -> Result<()> {
+        let mut buffer = self.buffers.take();
+        loop {
+            self.gate.throttle();
+            match device.read(&mut buffer)? {
+                ReadResult::Request => self.serve(device, &mut buffer),
+                ReadResult::Again => {}
+                ReadResult::Ended => return Ok(()),
+            }
+            buffer.clear();
+        }
+    }
+
+    /// Serves the request in `buffer`, which may be exchanged for another one.
+    fn serve(self: &Arc<Self>, device: &Arc<Device>, buffer: &mut Vec<u8>) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+        let header = match parse(buffer) {
+            Ok(parsed) => match parsed.operation {
+                // The kernel's count of lookups: inodes are named by themselves, there is nothing to free.
+                Operation::Forget { .. } | Operation::BatchForget { .. } => return,
+                Operation::Interrupt { unique } => return self.interrupts.interrupt(unique),
+                _ => parsed.header,
+            },
+            Err(error) => {
+                warn!(%error, "the kernel sent a request that cannot be understood");
+                if let Ok(header) = request::header(buffer) {
+                    self.send(device, &header, Err(Failure::Errno(libc::EIO)));
+                }
+                return;
+            }
+        };
+        let Some(permit) = self.gate.admit(buffer.len()) else {
+            warn!(opcode = header.opcode, "too many requests are being served; refusing one");
+            self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)));
+            return;
+        };
+        let request = self.buffers.detach(buffer);
+        let server = self.clone();
+        let mut future = Box::pin(async move { ops::run(&*server, request).await });
+        // What the caches can answer is answered here and now, and what waits has sent its own request by then.
+        let mut context = Context::from_waker(Waker::noop());
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
+            Ok(Poll::Ready(outcome)) => self.send(device, &header, outcome),
+            Ok(Poll::Pending) => self.spawn(device, header, future, permit),
+            Err(_) => {
+                error!(opcode = header.opcode, "serving a request panicked");
+                self.send(device, &header, Err(Failure::Errno(libc::EIO)));
+            }
+        }
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        device: &Arc<Device>,
+        header: InHeader,
+        future: Pin<Box<impl Future<Output = Outcome> + Send + 'static>>,
+        permit: Permit,
+    ) {
+        // An opcode that is not known does not wait; were it to, it would be left to end by itself.
+        let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
+        let waiting = Waiting::new(device.clone(), header.unique, opcode, header.pid);
+        self.interrupts.register(&waiting);
+        let in_flight = InFlight { server: self.clone(), device: device.clone(), header, waiting, _permit: permit };
+        tokio::spawn(async move {
+            let outcome = tokio::select! {
+                biased;
+                outcome = future => outcome,
+                () = in_flight.waiting.given_up() => return,
+            };
+            in_flight.answer(outcome);
+        });
+    }
+
+    /// Answers, and undoes an open that nobody takes.
+    fn send(&self, device: &Device, header: &InHeader, outcome: Outcome) {
+        if let Err(failure) = &outcome {
+            log_failure(header, failure);
+        }
+        match send(device, header.unique, &outcome) {
+            Ok(true) => {}
+            Ok(false) => self.undo(&outcome),
+            Err(error) => {
+                warn!(%error, opcode = header.opcode, "cannot answer a request");
+                self.undo(&outcome);
+            }
+        }
+    }
+
+    fn undo(&self, outcome: &Outcome) {
+        if let Ok(Answer::Opened { fh, .. }) = outcome {
+            self.close(*fh);
+        }
+    }
+}
+
+/// A request on the runtime. If it is dropped without an answer (a panic, the runtime's end) it answers EIO.
+struct InFlight<B: Backend> {
+    server: Arc<Server<B>>,
+    device: Arc<Device>,
+    header: InHeader,
+    waiting: Arc<Waiting>,
+    _permit: Permit,
+}
+
+impl<B: Backend> InFlight<B> {
+    fn answer(&self, outcome: Outcome) {
+        if self.waiting.take_answer() {
+            self.server.send(&self.device, &self.header, outcome);
+        } else {
+            debug!(opcode = self.header.opcode, "finished after its caller was interrupted");
+            self.server.undo(&outcome);
+        }
+    }
+}
+
+impl<B: Backend> Drop for InFlight<B> {
+    fn drop(&mut self) {
+        self.server.interrupts.forget(&self.waiting);
+        if self.waiting.take_answer() {
+            let lost = Error::new(ErrorKind::Internal, "a request ended without an answer");
+            self.server.send(&self.device, &self.header, Err(lost.into()));
+        }
+    }
+}
+
+fn send(device: &Device, unique: u64, outcome: &Outcome) -> Result<bool> {
+    match outcome {
+        Ok(Answer::Done) => device.reply_error(unique, 0),
+        Ok(Answer::Value(value) | Answer::Opened { value, .. }) => device.reply(unique, &[IoSlice::new(value)]),
+        Ok(Answer::Data(pieces)) => send_pieces(device, unique, pieces),
+        Err(failure) => device.reply_error(unique, failure.errno()),
+    }
+}
+
+fn send_pieces(device: &Device, unique: u64, pieces: &[Bytes]) -> Result<bool> {
+    /// Below the kernel's IOV_MAX of 1024, with room for the header.
+    const MOST: usize = 1000;
+    if pieces.len() > MOST {
+        return device.reply(unique, &[IoSlice::new(&pieces.concat())]);
+    }
+    let slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+    device.reply(unique, &slices)
+}
+
+/// Faults are for the operator; what a program may provoke is for those who debug it.
+fn log_failure(header: &InHeader, failure: &Failure) {
+    let opcode = Opcode::from_number(header.opcode).map_or("unknown", Opcode::name);
+    match failure {
+        Failure::Error(error) if matches!(error.errno(), libc::EIO | libc::ETIMEDOUT) => {
+            warn!(%error, opcode, node = header.nodeid, "a request failed");
+        }
+        Failure::Error(error) => debug!(%error, opcode, node = header.nodeid, "a request was refused"),
+        Failure::Errno(errno) => debug!(errno, opcode, node = header.nodeid, "a request was refused"),
+    }
+}
