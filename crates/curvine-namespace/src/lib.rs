@@ -1,7 +1,25 @@
-//! The metadata state machine: commands in, outcomes out.
+//! The metadata state machine: commands of the log in, outcomes out.
+//!
+//! No I/O, no clock, no randomness: the time comes with each batch, and all state is in [`Namespace`]. It lies in
+//! persistent trees, so that a [`Snapshot`] is taken in constant time and written by another thread while commands go on.
 
 pub mod api;
+mod check;
+mod commands;
+mod label;
+mod memory;
 mod namespace;
+mod read;
+mod record;
+mod report;
+mod siphash;
+mod snapshot;
+mod stamp;
+mod state;
+mod store;
+mod tree;
+mod window;
 
 pub use api::*;
-pub use namespace::{Namespace, Snapshot};
+pub use namespace::Namespace;
+pub use snapshot::Snapshot;

@@ -1,138 +1,149 @@
-//! The state machine's public face.
+//! The state machine's public face: commands go in here, and readers start here.
+//!
+//! Always: the same batches in the same order lead to the same state and the same outcomes, on every machine and in every
+//! build that reads the log; no input makes it panic.
 
-use std::io::{Read, Write};
+use std::io::Read;
 
-use bytes::Bytes;
-use curvine_proto::{
-    Attr, CommandBatch, DirEntry, Garbage, Layout, LockHolder, MountInfo, Outcome, SetLock, Time,
-};
-use curvine_types::{ClusterId, Cookie, Generation, InodeId, MountId, Result, SessionId, WorkerId};
+use curvine_proto::{Command, CommandBatch, ErrorBody, Outcome, Time};
+use curvine_types::{ClusterId, Error, ErrorKind, Result};
 
-use crate::api::*;
+use curvine_proto::command::Body;
+
+use crate::api::{Counts, ResultLookup};
+use crate::snapshot::Snapshot;
+use crate::stamp::Stamp;
+use crate::state::{State, fail};
+use crate::store::Store;
+
+/// Inodes of removed trees that are freed with each batch.
+const REAP_STEPS: usize = 4096;
 
 /// The metadata of one cluster.
-pub struct Namespace;
-
-/// A frozen state.
-pub struct Snapshot;
-
-impl Default for Namespace {
-    fn default() -> Self {
-        Self::new()
-    }
+#[derive(Default)]
+pub struct Namespace {
+    pub(crate) state: State,
 }
 
-#[allow(clippy::todo, unused_variables)]
 impl Namespace {
     /// The state before the first command of a log: only `InitCluster` succeeds.
     pub fn new() -> Self {
-        Self
+        Self::default()
     }
-    /// Applies one log entry; one outcome per command, in order. Never panics.
+
+    /// Applies one log entry; one outcome for each command, in order.
+    ///
+    /// A command of a session (not 0) is applied once: again, it has the outcome that is kept. A `Conflict` is not kept: the
+    /// master has looked things up that were outdated, and tries again under the same number.
     pub fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
-        todo!()
+        if let Some(now) = batch.now {
+            self.state.meta.now = self.state.meta.now.max(Stamp::from(now));
+        }
+        let outcomes = batch.commands.iter().map(|command| self.apply_command(command)).collect();
+        self.state.reap(REAP_STEPS);
+        outcomes
     }
+
+    fn apply_command(&mut self, command: &Command) -> Outcome {
+        let is_first = matches!(command.body, Some(Body::InitCluster(_)));
+        if self.state.meta.cluster.is_none() && !is_first {
+            return refused(fail(ErrorKind::Unavailable, "the cluster is not initialised"));
+        }
+        let (session, sequence) = (command.session, command.sequence);
+        if session == 0 {
+            return self.execute(command);
+        }
+        match self.state.advance_window(session, sequence, command.lowest_unacked) {
+            Ok(ResultLookup::New) => {}
+            Ok(ResultLookup::Known(outcome)) => return outcome,
+            Ok(ResultLookup::Forgotten) => {
+                let error = fail(ErrorKind::TimedOut, "the outcome of this command is no longer kept");
+                return refused(error.with("session", session));
+            }
+            Ok(ResultLookup::NoSession) => {
+                return refused(fail(ErrorKind::SessionExpired, "the session has ended").with("session", session));
+            }
+            Err(error) => return refused(error),
+        }
+        let outcome = self.execute(command);
+        let is_conflict = outcome.error.as_ref().is_some_and(|error| error.kind == ErrorKind::Conflict.code());
+        if !is_conflict {
+            self.state.keep_result(session, sequence, &outcome);
+        }
+        outcome
+    }
+
+    fn execute(&mut self, command: &Command) -> Outcome {
+        let result = match &command.body {
+            Some(body) => self.state.execute(command.session, body),
+            None => Err(fail(ErrorKind::NotSupported, "a command of a newer version")),
+        };
+        result.unwrap_or_else(refused)
+    }
+
+    /// The cluster's identity; `None` before the first command.
     pub fn cluster(&self) -> Option<ClusterId> {
-        todo!()
+        self.state.meta.cluster
     }
+
+    /// Which formats and commands all members know.
     pub fn feature_level(&self) -> u32 {
-        todo!()
+        self.state.meta.feature_level
     }
+
     /// The time of the last batch.
     pub fn now(&self) -> Time {
-        todo!()
+        self.state.meta.now.into()
     }
-    /// Also `.` and `..`.
-    pub fn lookup(&self, parent: InodeId, name: &[u8]) -> Result<Option<Attr>> {
-        todo!()
+
+    /// What is known about a command of a session.
+    pub fn result(&self, session: u64, sequence: u64) -> ResultLookup {
+        self.state.result(session, sequence)
     }
-    pub fn attr(&self, inode: InodeId) -> Result<Attr> {
-        todo!()
-    }
-    pub fn parent(&self, dir: InodeId) -> Result<InodeId> {
-        todo!()
-    }
-    pub fn path(&self, inode: InodeId) -> Option<Vec<u8>> {
-        todo!()
-    }
-    pub fn readdir(&self, dir: InodeId, after: Cookie, limit: usize) -> Result<(Vec<DirEntry>, bool)> {
-        todo!()
-    }
-    pub fn readlink(&self, inode: InodeId) -> Result<Bytes> {
-        todo!()
-    }
-    pub fn xattr(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
-        todo!()
-    }
-    pub fn xattr_names(&self, inode: InodeId) -> Result<Vec<Bytes>> {
-        todo!()
-    }
-    pub fn layout(&self, inode: InodeId, with_data: bool) -> Result<Layout> {
-        todo!()
-    }
-    pub fn grant(&self, inode: InodeId) -> Option<Grant> {
-        todo!()
-    }
-    pub fn live_inodes(&self, after: InodeId, limit: usize) -> Vec<InodeId> {
-        todo!()
-    }
-    pub fn conflicting_lock(&self, session: SessionId, lock: &SetLock) -> Result<Option<LockHolder>> {
-        todo!()
-    }
-    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
-        todo!()
-    }
-    pub fn sessions(&self) -> Vec<SessionRecord> {
-        todo!()
-    }
-    pub fn result(&self, session: SessionId, sequence: u64) -> ResultLookup {
-        todo!()
-    }
-    pub fn orphans_of(&self, session: SessionId) -> Vec<InodeId> {
-        todo!()
-    }
-    pub fn workers(&self) -> Vec<WorkerRecord> {
-        todo!()
-    }
-    pub fn worker(&self, id: WorkerId) -> Option<WorkerRecord> {
-        todo!()
-    }
-    pub fn mounts(&self) -> Vec<MountInfo> {
-        todo!()
-    }
-    pub fn mount(&self, id: MountId) -> Option<MountInfo> {
-        todo!()
-    }
-    pub fn ufs_dir(&self, inode: InodeId) -> Option<UfsDir> {
-        todo!()
-    }
-    /// Names after a cookie, and whether that was the end.
-    pub fn ufs_names(&self, dir: InodeId, after: Cookie, limit: usize) -> Result<(Vec<UfsName>, bool)> {
-        todo!()
-    }
-    pub fn garbage(&self, limit: usize) -> Vec<Garbage> {
-        todo!()
-    }
-    pub fn is_garbage(&self, inode: InodeId, generation: Generation, worker: WorkerId) -> bool {
-        todo!()
-    }
-    pub fn content_wanted(&self, inode: InodeId, generation: Generation, worker: WorkerId) -> Wanted {
-        todo!()
-    }
-    pub fn counts(&self) -> Counts {
-        todo!()
-    }
+
+    /// Freezes the state, in constant time.
     pub fn snapshot(&self) -> Snapshot {
-        todo!()
+        Snapshot { state: self.state.clone() }
     }
+
+    /// Reads what [`Snapshot::write_to`] wrote. `Corrupt` (damaged) and `Foreign` (not ours, or newer) name section and offset.
     pub fn restore(reader: &mut dyn Read) -> Result<Namespace> {
-        todo!()
+        Ok(Namespace { state: crate::snapshot::restore(reader)? })
+    }
+
+    /// Verifies every invariant of the state, by walking all of it; for tests and for a doubting operator.
+    pub fn check(&self) -> Result<()> {
+        self.state.check()
+    }
+
+    /// Numbers for reports and gauges, in constant time.
+    pub fn counts(&self) -> Counts {
+        let state = &self.state;
+        let tally = state.meta.tally;
+        Counts {
+            inodes: state.store.inode_count() as u64,
+            files: tally.files,
+            directories: tally.directories,
+            symlinks: tally.symlinks,
+            specials: tally.specials,
+            bytes: tally.bytes,
+            inline_bytes: tally.inline_bytes,
+            dentries: state.store.dentry_count() as u64,
+            xattrs: state.store.xattr_count() as u64,
+            sessions: state.sessions.len() as u64,
+            results: state.results.len() as u64,
+            locked_inodes: state.locks.len() as u64,
+            grants: state.grants.len() as u64,
+            live: state.live.len() as u64,
+            orphan_holds: state.orphans.len() as u64,
+            workers: state.workers.len() as u64,
+            mounts: state.mounts.len() as u64,
+            garbage: state.garbage.len() as u64,
+            doomed: state.doomed.len() as u64,
+        }
     }
 }
 
-#[allow(clippy::todo, unused_variables)]
-impl Snapshot {
-    pub fn write_to(&self, writer: &mut dyn Write) -> std::io::Result<()> {
-        todo!()
-    }
+fn refused(error: Error) -> Outcome {
+    Outcome { error: Some(ErrorBody::from(&error)), ..Outcome::default() }
 }

@@ -1,0 +1,173 @@
+//! Create, link and unlink.
+
+use curvine_proto::{Create, FileKind, Link, Outcome, Unlink};
+use curvine_types::limits::{LINK_MAX, SYMLINK_MAX};
+use curvine_types::{ErrorKind, InodeId, Name, Result, SessionId};
+
+use super::need_session;
+use crate::record::*;
+use crate::state::{Found, State, check_writable, fail};
+
+impl State {
+    pub(super) fn create(&mut self, session: SessionId, command: &Create) -> Result<Outcome> {
+        let kind = command.kind();
+        let name = Name::new(&command.name)?;
+        let dir = self.dir(command.parent)?;
+        if let Some(found) = self.find(&dir, name.as_bytes()) {
+            return self.create_over(session, command, found);
+        }
+        let dir = self.dir_for_names(command.parent)?;
+        if command.grant_write && kind == FileKind::File {
+            need_session(session)?;
+        }
+        let mut mode = command.mode;
+        match kind {
+            FileKind::Unknown => return Err(fail(ErrorKind::InvalidArgument, "unknown kind of file")),
+            FileKind::Symlink => {
+                check_symlink_target(&command.symlink_target)?;
+                mode = 0o777;
+            }
+            _ => {}
+        }
+        let mut gid = command.gid;
+        if dir.mode() & S_ISGID != 0 {
+            gid = dir.gid;
+            mode |= if kind == FileKind::Directory { S_ISGID } else { 0 };
+        }
+
+        let mut inode = Inode::new(kind, mode, command.uid, gid, self.meta.now);
+        inode.size = match kind {
+            FileKind::Symlink => command.symlink_target.len() as u64,
+            FileKind::CharDevice | FileKind::BlockDevice => command.rdev.into(),
+            _ => 0,
+        };
+        let id = self.add_inode(inode);
+        if kind == FileKind::Symlink {
+            self.set_inline(id, &command.symlink_target);
+        }
+        let is_dir = kind == FileKind::Directory;
+        let child_cookie = self.add_name(command.parent, dir.content, name.as_bytes(), id, is_dir);
+        let epoch = if command.grant_write && kind == FileKind::File { self.add_writer(session, id) } else { 0 };
+        Ok(Outcome {
+            attr: self.attr(id),
+            parent: self.attr(command.parent),
+            layout: self.layout(id, false),
+            epoch,
+            created: true,
+            child_cookie,
+            ..Outcome::default()
+        })
+    }
+
+    /// The name exists: an open without O_EXCL takes the file as it is.
+    fn create_over(&mut self, session: SessionId, command: &Create, found: Found) -> Result<Outcome> {
+        let existing = self.inode(found.id)?;
+        if command.exclusive || command.kind() != FileKind::File {
+            return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("inode", found.id));
+        }
+        match existing.kind() {
+            FileKind::File => {}
+            FileKind::Directory => return Err(fail(ErrorKind::IsADirectory, "a directory").with("inode", found.id)),
+            _ => return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("inode", found.id)),
+        }
+        let mut epoch = 0;
+        if command.grant_write {
+            need_session(session)?;
+            check_writable(found.id, &existing)?;
+            epoch = self.add_writer(session, found.id);
+        }
+        Ok(Outcome {
+            attr: self.attr(found.id),
+            parent: self.attr(command.parent),
+            layout: self.layout(found.id, false),
+            epoch,
+            child_cookie: found.cookie,
+            ..Outcome::default()
+        })
+    }
+
+    pub(super) fn link(&mut self, command: &Link) -> Result<Outcome> {
+        let name = Name::new(&command.name)?;
+        let inode = self.inode(command.inode)?;
+        if inode.is_dir() {
+            return Err(fail(ErrorKind::NotPermitted, "directories have one name").with("inode", command.inode));
+        }
+        if inode.has(UFS) {
+            return Err(fail(ErrorKind::NotPermitted, "objects of under file systems have one name")
+                .with("inode", command.inode));
+        }
+        let dir = self.dir(command.parent)?;
+        if self.find(&dir, name.as_bytes()).is_some() {
+            return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("name", name));
+        }
+        let dir = self.dir_for_names(command.parent)?;
+        if inode.nlink == 0 {
+            return Err(fail(ErrorKind::NotFound, "the file was removed").with("inode", command.inode));
+        }
+        if inode.nlink >= LINK_MAX {
+            return Err(fail(ErrorKind::TooManyLinks, "the file has too many links").with("inode", command.inode));
+        }
+
+        let now = self.meta.now;
+        self.edit(command.inode, |inode| {
+            inode.nlink += 1;
+            inode.changed(now);
+        });
+        let child_cookie = self.add_name(command.parent, dir.content, name.as_bytes(), command.inode, false);
+        let parent = self.attr(command.parent);
+        Ok(Outcome {
+            attr: self.attr(command.inode),
+            parent: parent.clone(),
+            new_parent: parent,
+            created: true,
+            child_cookie,
+            ..Outcome::default()
+        })
+    }
+
+    pub(super) fn unlink(&mut self, command: &Unlink) -> Result<Outcome> {
+        let name = Name::new(&command.name)?;
+        let dir = self.dir(command.parent)?;
+        check_writable(command.parent, &dir)?;
+        let found = self.find_existing(&dir, &name)?;
+        if command.inode != 0 && command.inode != found.id {
+            return Err(fail(ErrorKind::Conflict, "the name has become another inode's")
+                .with("have", found.id)
+                .with("want", command.inode));
+        }
+        let inode = self.inode(found.id)?;
+        check_removable(found.id, &inode, command.directory)?;
+
+        self.remove_name(command.parent, dir.content, found, inode.is_dir());
+        let target = self.drop_link(found.id, &command.holders);
+        Ok(Outcome {
+            attr: Some(target.clone()),
+            parent: self.attr(command.parent),
+            target: Some(target),
+            ..Outcome::default()
+        })
+    }
+}
+
+/// Whether an inode may lose a name: to rmdir or to a directory that takes its place (`as_directory`), or else to unlink
+/// or to what is no directory.
+pub(super) fn check_removable(id: InodeId, inode: &Inode, as_directory: bool) -> Result<()> {
+    let problem = match (inode.is_dir(), as_directory) {
+        _ if inode.has(MOUNT_ROOT) => (ErrorKind::Busy, "an under file system is mounted here; unmount it first"),
+        (true, false) => (ErrorKind::IsADirectory, "a directory"),
+        (false, true) => (ErrorKind::NotADirectory, "not a directory"),
+        (true, true) if inode.size > 0 => (ErrorKind::DirectoryNotEmpty, "the directory is not empty"),
+        _ => return Ok(()),
+    };
+    Err(fail(problem.0, problem.1).with("inode", id))
+}
+
+fn check_symlink_target(target: &[u8]) -> Result<()> {
+    if target.len() > SYMLINK_MAX {
+        return Err(fail(ErrorKind::NameTooLong, "the target of a symlink is too long").with("length", target.len()));
+    }
+    if target.is_empty() || target.contains(&0) {
+        return Err(fail(ErrorKind::InvalidArgument, "not a valid target of a symlink"));
+    }
+    Ok(())
+}

@@ -1,0 +1,168 @@
+//! Reading what belongs to clients and workers: grants, locks, sessions, workers, mounts, garbage.
+
+use bytes::Bytes;
+use curvine_proto::{Garbage, LockHolder, MountInfo, SetLock};
+use curvine_types::{Cookie, ErrorKind, Generation, InodeId, MountId, Result, SessionId, WorkerId};
+
+use crate::api::*;
+use crate::namespace::Namespace;
+use crate::record::*;
+use crate::state::{State, fail};
+use crate::store::Store;
+
+impl Namespace {
+    /// Who may write an inode; `None` if nobody does and no worker knows an epoch of it.
+    pub fn grant(&self, inode: InodeId) -> Option<Grant> {
+        let grant = self.state.grants.get(&inode)?;
+        Some(Grant { epoch: grant.epoch, writers: grant.writers.clone() })
+    }
+
+    /// Live inodes above `after`, ascending, with and without writers.
+    pub fn live_inodes(&self, after: InodeId, limit: usize) -> Vec<InodeId> {
+        let from = after.saturating_add(1);
+        self.state.live.range(&from).take(limit).map(|(id, ())| *id).collect()
+    }
+
+    /// The lock that stands against one that `session` would take, if any.
+    pub fn conflicting_lock(&self, session: SessionId, lock: &SetLock) -> Result<Option<LockHolder>> {
+        self.state.conflicting_lock(session, lock)
+    }
+
+    /// A session that has not ended.
+    pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
+        self.state.sessions.get(&id).map(|session| session_record(id, session))
+    }
+
+    /// All sessions that have not ended, by their ids.
+    pub fn sessions(&self) -> Vec<SessionRecord> {
+        self.state.sessions.iter().map(|(id, session)| session_record(*id, session)).collect()
+    }
+
+    /// The unlinked inodes that a session holds.
+    pub fn orphans_of(&self, session: SessionId) -> Vec<InodeId> {
+        let held = self.state.held.range(&(session, Held::Orphan, 0));
+        held.take_while(|((have, held, _), ())| (*have, *held) == (session, Held::Orphan))
+            .map(|((_, _, id), ())| *id)
+            .collect()
+    }
+
+    /// All workers that ever registered, by their ids.
+    pub fn workers(&self) -> Vec<WorkerRecord> {
+        self.state.workers.iter().map(|(_, worker)| worker.clone()).collect()
+    }
+
+    /// A worker that once registered.
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerRecord> {
+        self.state.workers.get(&id).cloned()
+    }
+
+    /// The mount table, with secrets.
+    pub fn mounts(&self) -> Vec<MountInfo> {
+        self.state.mounts.iter().map(|(id, mount)| self.state.mount_info(*id, mount)).collect()
+    }
+
+    /// An entry of the mount table, with secrets.
+    pub fn mount(&self, id: MountId) -> Option<MountInfo> {
+        self.state.mounts.get(&id).map(|mount| self.state.mount_info(id, mount))
+    }
+
+    /// What a directory of a mount is bound to; `None` for all other inodes.
+    pub fn ufs_dir(&self, inode: InodeId) -> Option<UfsDir> {
+        let dir = self.state.ufs_dirs.get(&inode)?;
+        Some(UfsDir { mount: dir.mount, prefix: dir.prefix.to_string(), complete_at: dir.complete_at.map(Into::into) })
+    }
+
+    /// Known names of a directory of a mount, by cookies above `after`, and whether these were the last.
+    pub fn ufs_names(&self, dir: InodeId, after: Cookie, limit: usize) -> Result<(Vec<UfsName>, bool)> {
+        let state = &self.state;
+        let inode = state.dir(dir)?;
+        if !state.ufs_dirs.contains(&dir) {
+            return Err(fail(ErrorKind::InvalidArgument, "not a directory of an under file system").with("inode", dir));
+        }
+        let mut rest = state.store.dentries_after(inode.content, after);
+        let names = rest.by_ref().take(limit).filter_map(|(cookie, dentry)| state.ufs_name(cookie, dentry));
+        let names = names.collect();
+        Ok((names, rest.next().is_none()))
+    }
+
+    /// Contents that workers should delete; those that [`curvine_proto::ForgetGarbage`] names are gone.
+    pub fn garbage(&self, limit: usize) -> Vec<Garbage> {
+        let items = self.state.garbage.iter().take(limit);
+        items
+            .map(|((worker, inode, generation), ())| Garbage {
+                worker: *worker,
+                inode: *inode,
+                generation: *generation,
+            })
+            .collect()
+    }
+
+    /// Whether a content is known to be garbage.
+    pub fn is_garbage(&self, inode: InodeId, generation: Generation, worker: WorkerId) -> bool {
+        self.state.garbage.contains(&(worker, inode, generation))
+    }
+
+    /// What a content that a worker has is to the namespace.
+    pub fn content_wanted(&self, inode: InodeId, generation: Generation, worker: WorkerId) -> Wanted {
+        let Some(record) = self.state.store.inode(inode).filter(Inode::is_file) else { return Wanted::No };
+        if record.content != generation {
+            return Wanted::No;
+        }
+        match self.state.store.placed(inode).as_deref() {
+            Some(Placed::Blocks(blocks)) => {
+                let extent = blocks.extents.iter().find(|extent| extent.workers.contains(&worker));
+                extent.map_or(Wanted::No, |extent| Wanted::Authoritative { version: extent.version })
+            }
+            Some(Placed::Ufs(_)) => Wanted::Cached,
+            None => Wanted::No,
+        }
+    }
+}
+
+fn session_record(id: SessionId, session: &Session) -> SessionRecord {
+    SessionRecord {
+        id,
+        kind: session.kind.try_into().unwrap_or_default(),
+        client: session.client.to_string(),
+        hostname: session.hostname.to_string(),
+        opened: session.opened.into(),
+    }
+}
+
+impl State {
+    fn mount_info(&self, id: MountId, mount: &Mount) -> MountInfo {
+        MountInfo {
+            id,
+            path: self.path(mount.root).unwrap_or_default().into(),
+            url: mount.url.clone(),
+            options: mount.options.clone().into_iter().collect(),
+            secrets: mount.secrets.iter().map(|(key, value)| (key.clone(), Bytes::from(value.clone()))).collect(),
+            settings: Some(mount.settings.clone()),
+            change: mount.change,
+            root_inode: mount.root,
+        }
+    }
+
+    fn ufs_name(&self, cookie: Cookie, dentry: &Dentry) -> Option<UfsName> {
+        let inode = self.store.inode(dentry.child)?;
+        let (key, etag, mtime) = match self.store.placed(dentry.child).as_deref() {
+            Some(Placed::Ufs(object)) => (object.key.to_string(), object.etag.to_string(), object.mtime),
+            _ => {
+                let prefix = self.ufs_dirs.get(&dentry.child).map(|dir| dir.prefix.to_string());
+                (prefix.unwrap_or_default(), String::new(), inode.mtime)
+            }
+        };
+        Some(UfsName {
+            cookie,
+            name: Bytes::copy_from_slice(dentry.name.as_bytes()),
+            inode: dentry.child,
+            state: EntryState::Clean,
+            directory: inode.is_dir(),
+            key,
+            etag,
+            generation: inode.generation(),
+            size: inode.size,
+            mtime: mtime.into(),
+        })
+    }
+}
