@@ -210,3 +210,7 @@ impl Inner {
 fn is_permanent(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::Unauthenticated | ErrorKind::Foreign | ErrorKind::PermissionDenied)
 }
+
+#[cfg(test)]
+#[path = "channel_test.rs"]
+mod channel_test;

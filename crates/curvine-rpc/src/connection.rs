@@ -359,3 +359,7 @@ async fn watch_over(conn: Arc<Conn>) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_test.rs"]
+mod connection_test;

@@ -213,3 +213,7 @@ async fn receive(read: &mut ReadHalf) -> Result<Bytes> {
 fn decode<M: Message + Default>(bytes: Bytes) -> Result<M> {
     M::decode(bytes).map_err(|error| corrupt("malformed handshake").caused_by(error))
 }
+
+#[cfg(test)]
+#[path = "handshake_test.rs"]
+mod handshake_test;

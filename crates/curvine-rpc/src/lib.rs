@@ -37,6 +37,8 @@ mod route;
 mod server;
 mod service;
 mod socket;
+#[cfg(test)]
+mod test_util;
 
 pub use address::Address;
 pub use auth::{Auth, ClusterCell};

@@ -119,3 +119,7 @@ impl std::fmt::Debug for Peer {
         write!(f, "Peer({} {})", self.id(), self.conn().name)
     }
 }
+
+#[cfg(test)]
+#[path = "peer_test.rs"]
+mod peer_test;

@@ -244,3 +244,7 @@ impl Drop for Registered<'_> {
         self.inner.open.sub();
     }
 }
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod server_test;
