@@ -154,7 +154,7 @@ impl Kind for Size {
     }
     fn write(value: &u64) -> String {
         let units = [("TB", 40), ("GB", 30), ("MB", 20), ("KB", 10)];
-        let unit = units.into_iter().find(|(_, shift)| *value > 0 && value % (1 << shift) == 0);
+        let unit = units.into_iter().find(|(_, shift)| *value > 0 && value.is_multiple_of(1 << shift));
         match unit {
             Some((name, shift)) => format!("\"{}{name}\"", value >> shift),
             None => format!("\"{value}\""),

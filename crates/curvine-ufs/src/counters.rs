@@ -5,26 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Rising counts, readable at any time.
 #[derive(Debug, Default)]
 pub struct Counters {
-    requests: AtomicU64,
-    bytes: AtomicU64,
-    errors: AtomicU64,
-    retries: AtomicU64,
-    in_flight: AtomicU64,
+    pub(crate) requests: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) errors: AtomicU64,
+    pub(crate) retries: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+    pub(crate) skipped: AtomicU64,
 }
 
 /// The counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CountersSnapshot {
-    /// Attempts made: stats, pages of listings, reads.
+    /// Attempts made: stats, parts of listings, reads.
     pub requests: u64,
     /// Bytes of content read.
     pub bytes: u64,
-    /// Attempts that failed; "not found" is an answer, no failure.
+    /// Attempts that failed; "not found" and "changed" are answers, no failures.
     pub errors: u64,
     /// Attempts that repeated a failed one.
     pub retries: u64,
     /// Requests that wait for the store now.
     pub in_flight: u64,
+    /// Keys that listings left out, because no directory entry can be named so or because of what they are.
+    pub skipped: u64,
 }
 
 impl Counters {
@@ -36,6 +39,7 @@ impl Counters {
             errors: self.errors.load(Relaxed),
             retries: self.retries.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),
+            skipped: self.skipped.load(Relaxed),
         }
     }
 }

@@ -4,18 +4,29 @@
 //! empty); no error and no log line holds a credential.
 
 mod counters;
+mod cursors;
+mod error;
+mod limit;
+mod local;
+mod metered;
 mod options;
+mod policy;
+mod retry;
+mod s3;
+mod s3_pages;
+mod timeout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use curvine_types::{Result, Secret};
+use curvine_types::{Error, ErrorKind, Name, Result, Secret};
 use futures::future::BoxFuture;
 
 pub use counters::{Counters, CountersSnapshot};
 pub use options::split_secrets;
+pub use policy::Policy;
 
 /// A file or a directory of an under file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +70,13 @@ impl Expect {
 /// A tree of files in somebody else's keeping. Calls are bounded in time, retried where that is safe, and may run at the
 /// same time.
 pub trait Ufs: Send + Sync {
-    /// The file `key`, or else the directory `key/`; `None`: neither is there. `key` has no trailing `/`; the empty key is
-    /// the root.
+    /// The file `key`, or the directory `key/`, which wins if there are both; `None`: neither is there. `key` has no
+    /// trailing `/`; the empty key is the root.
     fn stat<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>>>;
 
-    /// One level below `prefix` (`""` or ending in `/`), at most `limit` entries with keys after `start_after`.
-    /// `NotFound` where the store can tell that there is no such directory.
+    /// One level below `prefix` (`""` or ending in `/`), at most `limit` entries with keys after `start_after`. Keys whose
+    /// last part is no file name are left out. `NotFound`: there is no such directory; of the root that is a `Ufs` error,
+    /// because a store that lost its root is broken, not empty.
     fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>>;
 
     /// Exactly `len` bytes from `offset`, of the version that is expected. `VersionMismatch`: the object is another one now;
@@ -75,11 +87,40 @@ pub trait Ufs: Send + Sync {
     fn counters(&self) -> &Counters;
 }
 
-/// Opens `file:///path` or `s3://bucket/prefix`. Makes no request.
+/// Opens `file:///path` or `s3://bucket/prefix` with the default policy. Makes no request.
 pub fn open(
-    _url: &str,
-    _options: &BTreeMap<String, String>,
-    _secrets: &BTreeMap<String, Secret>,
+    url: &str,
+    options: &BTreeMap<String, String>,
+    secrets: &BTreeMap<String, Secret>,
 ) -> Result<Arc<dyn Ufs>> {
-    todo!("opening")
+    open_with(url, options, secrets, Policy::default())
+}
+
+/// Opens with deadlines and limits of the caller's choice.
+pub fn open_with(
+    url: &str,
+    options: &BTreeMap<String, String>,
+    secrets: &BTreeMap<String, Secret>,
+    policy: Policy,
+) -> Result<Arc<dyn Ufs>> {
+    let counters = Arc::new(Counters::default());
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let store: Arc<dyn Ufs> = match scheme {
+        "file" => Arc::new(local::LocalUfs::open(rest, options, secrets, counters.clone())?),
+        "s3" | "s3a" => Arc::new(s3::S3Ufs::open(rest, options, secrets, &policy, counters.clone())?),
+        _ => {
+            return Err(Error::new(ErrorKind::Config, "unknown kind of under file system, known: file:// s3://")
+                .with("url", url));
+        }
+    };
+    let attempts = timeout::TimeoutUfs::new(metered::MeteredUfs::new(store, counters), policy.attempt_timeout);
+    let calls = retry::RetryUfs::new(attempts, &policy);
+    Ok(Arc::new(limit::LimitUfs::new(calls, &policy)))
+}
+
+/// The last part of a key below `prefix`, if a directory entry can have it as its name.
+pub(crate) fn entry_name<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
+    let name = key.strip_prefix(prefix)?;
+    let name = name.strip_suffix('/').unwrap_or(name);
+    Name::new(name.as_bytes()).ok().map(|_| name)
 }

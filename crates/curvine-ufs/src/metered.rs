@@ -1,0 +1,69 @@
+//! Decorator: counts every attempt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use bytes::Bytes;
+use curvine_types::{ErrorKind, Result};
+use futures::future::BoxFuture;
+
+use crate::{Counters, Expect, ListPage, Object, Ufs};
+
+pub(crate) struct MeteredUfs {
+    inner: Arc<dyn Ufs>,
+    counters: Arc<Counters>,
+}
+
+impl MeteredUfs {
+    pub(crate) fn new(inner: Arc<dyn Ufs>, counters: Arc<Counters>) -> Self {
+        Self { inner, counters }
+    }
+
+    async fn count<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        self.counters.requests.fetch_add(1, Relaxed);
+        // An attempt that is dropped at its deadline counts as a failed one.
+        let mut running = Running { counters: &self.counters, failed: true };
+        self.counters.in_flight.fetch_add(1, Relaxed);
+        let outcome = attempt.await;
+        running.failed = match &outcome {
+            Ok(_) => false,
+            Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::VersionMismatch),
+        };
+        outcome
+    }
+}
+
+struct Running<'a> {
+    counters: &'a Counters,
+    failed: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.counters.in_flight.fetch_sub(1, Relaxed);
+        let failed: &AtomicU64 = &self.counters.errors;
+        failed.fetch_add(u64::from(self.failed), Relaxed);
+    }
+}
+
+impl Ufs for MeteredUfs {
+    fn stat<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>>> {
+        Box::pin(self.count(self.inner.stat(key)))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>> {
+        Box::pin(self.count(self.inner.list(prefix, start_after, limit)))
+    }
+
+    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(async move {
+            let bytes = self.count(self.inner.read(key, offset, len, expect)).await?;
+            self.counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
+            Ok(bytes)
+        })
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.counters
+    }
+}

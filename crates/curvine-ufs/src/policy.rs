@@ -1,0 +1,36 @@
+//! How long and how often a store is asked, and how much at once.
+
+use std::time::Duration;
+
+/// Limits of one under file system.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// Deadline of one attempt.
+    pub attempt_timeout: Duration,
+    /// Deadline of a call with all its attempts and its waiting for a turn.
+    pub timeout: Duration,
+    /// Attempts after the first one.
+    pub retries: u32,
+    /// Pause before the first retry; doubled for each further one, with jitter.
+    pub backoff: Duration,
+    /// Longest pause.
+    pub backoff_max: Duration,
+    /// Retries that may be outstanding as credit: a failing store is not hammered. Ten successes earn one.
+    pub retry_budget: u32,
+    /// Requests at once; more wait for their turn.
+    pub concurrency: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            attempt_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(20),
+            retries: 4,
+            backoff: Duration::from_millis(50),
+            backoff_max: Duration::from_secs(2),
+            retry_budget: 64,
+            concurrency: 64,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Decorator: tries again after failures that may pass, with growing pauses and within a budget.
+//!
+//! Always: only requests that change nothing come here, so each may be repeated. What is still failing at the end is a `Ufs`
+//! error, so that nobody above takes it for a failure of Curvine's own and tries once more.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use bytes::Bytes;
+use curvine_types::{Error, ErrorKind, Result};
+use futures::future::BoxFuture;
+use tracing::debug;
+
+use crate::policy::Policy;
+use crate::{Counters, Expect, ListPage, Object, Ufs};
+
+/// Credit is counted in tenths of a retry.
+const TENTHS: u32 = 10;
+
+pub(crate) struct RetryUfs<U> {
+    inner: U,
+    policy: Policy,
+    credit: AtomicU32,
+}
+
+impl<U: Ufs> RetryUfs<U> {
+    pub(crate) fn new(inner: U, policy: &Policy) -> Self {
+        Self { inner, policy: *policy, credit: AtomicU32::new(policy.retry_budget.saturating_mul(TENTHS)) }
+    }
+
+    async fn repeat<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        let mut tried = 0;
+        loop {
+            let error = match attempt().await {
+                Ok(value) => {
+                    self.earn();
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            if !may_pass(error.kind()) {
+                return Err(error);
+            }
+            if tried >= self.policy.retries || !self.spend() {
+                return Err(Error::new(ErrorKind::Ufs, "the under file system fails")
+                    .with("attempts", tried + 1)
+                    .caused_by(error));
+            }
+            debug!(%error, attempt = tried + 1, "request to an under file system failed, trying again");
+            tokio::time::sleep(self.pause(tried)).await;
+            self.counters().retries.fetch_add(1, Relaxed);
+            tried += 1;
+        }
+    }
+
+    /// Between half and all of the doubled pause.
+    fn pause(&self, tried: u32) -> std::time::Duration {
+        let full = self.policy.backoff.saturating_mul(1 << tried.min(16)).min(self.policy.backoff_max);
+        full.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    fn earn(&self) {
+        let most = self.policy.retry_budget.saturating_mul(TENTHS);
+        let _ = self.credit.fetch_update(Relaxed, Relaxed, |credit| (credit < most).then(|| credit + 1));
+    }
+
+    fn spend(&self) -> bool {
+        self.credit.fetch_update(Relaxed, Relaxed, |credit| credit.checked_sub(TENTHS)).is_ok()
+    }
+}
+
+/// Failures that the store adapters mark as passing.
+fn may_pass(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::Overloaded | ErrorKind::TimedOut)
+}
+
+impl<U: Ufs> Ufs for RetryUfs<U> {
+    fn stat<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Object>>> {
+        Box::pin(self.repeat(move || self.inner.stat(key)))
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>> {
+        Box::pin(self.repeat(move || self.inner.list(prefix, start_after, limit)))
+    }
+
+    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(self.repeat(move || self.inner.read(key, offset, len, expect)))
+    }
+
+    fn counters(&self) -> &Counters {
+        self.inner.counters()
+    }
+}
