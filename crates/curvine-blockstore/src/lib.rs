@@ -35,6 +35,8 @@ mod model_test;
 #[cfg(test)]
 mod recovery_test;
 #[cfg(test)]
+mod test_util;
+#[cfg(test)]
 mod write_test;
 
 pub use disk::{DiskOp, Faults, crc32c};

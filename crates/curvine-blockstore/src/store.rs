@@ -187,7 +187,11 @@ impl BlockStore {
 
     /// The content, or the error that tells the caller to ask where it is; `Io` if its tier directory is out of service.
     pub(crate) fn find(&self, key: ContentKey) -> Result<Arc<Content>> {
-        let content = self.get(key).ok_or_else(|| not_here(key))?;
+        let Some(content) = self.get(key) else {
+            // It may be in a directory that could not be opened yet: nobody can say that it is not here.
+            self.tiers.iter().find(|tier| !tier.is_opened()).map_or(Ok(()), Tier::check)?;
+            return Err(not_here(key));
+        };
         self.tiers[content.tier].check()?;
         Ok(content)
     }
