@@ -87,7 +87,8 @@ async fn main() -> Result<()> {
         }));
     }
     for task in tasks {
-        task.await.map_err(|error| curvine_types::Error::new(curvine_types::ErrorKind::Internal, error.to_string()))??;
+        task.await
+            .map_err(|error| curvine_types::Error::new(curvine_types::ErrorKind::Internal, error.to_string()))??;
     }
     let (count, elapsed) = (done.load(Ordering::Relaxed), started.elapsed());
     let status = replica.status();

@@ -29,6 +29,8 @@ mod serving;
 mod snapshot;
 mod snapshotter;
 mod status;
+#[cfg(test)]
+mod testing;
 mod transport;
 mod vote;
 

@@ -9,3 +9,8 @@ pub(crate) mod recovery;
 pub(crate) mod segment;
 pub(crate) mod store;
 pub(crate) mod writer;
+
+#[cfg(test)]
+mod recovery_test;
+#[cfg(test)]
+mod store_test;
