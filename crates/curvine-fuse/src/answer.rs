@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use curvine_fuse_abi::{Immutable, IntoBytes};
-use curvine_types::Error;
+use curvine_proto::SetLock;
+use curvine_types::{Error, InodeId};
 
 /// A successful answer.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub enum Answer {
     Data(Vec<Bytes>),
     /// The reply to OPEN, CREATE or OPENDIR; the handle is dropped again if nobody takes it.
     Opened { fh: u64, value: Vec<u8> },
+    /// A lock was taken; `undo` gives it back if nobody takes the answer.
+    Locked { inode: InodeId, undo: SetLock },
 }
 
 impl Answer {

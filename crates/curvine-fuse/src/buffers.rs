@@ -89,7 +89,8 @@ mod tests {
         assert_eq!((pool.free(), &slice[..]), (0, &[7; 10][..]));
         drop(slice);
         assert_eq!(pool.free(), 1);
-        assert_eq!(pool.take().as_ptr(), place);
+        let again = pool.take();
+        assert_eq!(again.as_ptr(), place);
     }
 
     #[test]

@@ -71,7 +71,7 @@ impl Memory {
         {
             return answer;
         }
-        (self.root.lock().clone(), REMEMBERED_TTL)
+        (*self.root.lock(), REMEMBERED_TTL)
     }
 
     /// Asks the cluster for what should be known, within `patience`.
@@ -86,7 +86,7 @@ impl Memory {
         let answer = tokio::time::timeout(patience, backend.getattr(root)).await;
         self.reachable.store(matches!(answer, Ok(Ok(_))), Ordering::Relaxed);
         let (attr, ttl) = answer.ok()?.ok()?;
-        *self.root.lock() = attr.clone();
+        *self.root.lock() = attr;
         Some((attr, ttl))
     }
 }

@@ -135,16 +135,17 @@ impl<B: Backend> Server<B> {
         let in_flight = InFlight { server: self.clone(), device: device.clone(), header, waiting, _permit: permit };
         tokio::spawn(async move {
             let outcome = tokio::select! {
+                // In this order: a wait that was given up must not go on to be granted.
                 biased;
-                outcome = future => outcome,
                 () = in_flight.waiting.given_up() => return,
+                outcome = future => outcome,
             };
             in_flight.answer(outcome);
         });
     }
 
-    /// Answers, and undoes an open that nobody takes.
-    fn send(&self, device: &Device, header: &InHeader, outcome: Outcome) {
+    /// Answers, and undoes what nobody takes.
+    fn send(self: &Arc<Self>, device: &Device, header: &InHeader, outcome: Outcome) {
         if let Err(failure) = &outcome {
             log_failure(header, failure);
         }
@@ -158,9 +159,19 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    fn undo(&self, outcome: &Outcome) {
-        if let Ok(Answer::Opened { fh, .. }) = outcome {
-            self.close(*fh);
+    /// Takes back what its caller will never know of.
+    fn undo(self: &Arc<Self>, outcome: &Outcome) {
+        match outcome {
+            Ok(Answer::Opened { fh, .. }) => self.close(*fh),
+            Ok(Answer::Locked { inode, undo }) => {
+                let (server, inode, undo) = (self.clone(), *inode, *undo);
+                tokio::spawn(async move {
+                    if let Err(error) = server.backend.setlk(inode, undo, false).await {
+                        warn!(%error, inode, "cannot give back a lock whose caller was interrupted");
+                    }
+                });
+            }
+            _ => {}
         }
     }
 }
@@ -197,7 +208,7 @@ impl<B: Backend> Drop for InFlight<B> {
 
 fn send(device: &Device, unique: u64, outcome: &Outcome) -> Result<bool> {
     match outcome {
-        Ok(Answer::Done) => device.reply_error(unique, 0),
+        Ok(Answer::Done | Answer::Locked { .. }) => device.reply_error(unique, 0),
         Ok(Answer::Value(value) | Answer::Opened { value, .. }) => device.reply(unique, &[IoSlice::new(value)]),
         Ok(Answer::Data(pieces)) => send_pieces(device, unique, pieces),
         Err(failure) => device.reply_error(unique, failure.errno()),

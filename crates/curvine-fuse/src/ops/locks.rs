@@ -1,7 +1,7 @@
 //! Record locks and flock, held at the master so that all mounts respect them.
 
 use curvine_fuse_abi::kernel::{LK_FLOCK, LkIn};
-use curvine_proto::LockType;
+use curvine_proto::{LockType, SetLock};
 
 use super::Call;
 use crate::answer::{Answer, Failure, Outcome};
@@ -23,6 +23,11 @@ impl<B: Backend> Call<'_, B> {
             self.server.modes.note_record_lock(self.inode);
         }
         self.server.backend.setlk(self.inode, lock, wait && takes).await?;
-        Ok(Answer::Done)
+        if takes {
+            let undo = SetLock { r#type: LockType::Unlock.into(), ..lock };
+            Ok(Answer::Locked { inode: self.inode, undo })
+        } else {
+            Ok(Answer::Done)
+        }
     }
 }
