@@ -12,6 +12,8 @@
 
 mod applier;
 mod barrier;
+#[cfg(test)]
+mod cluster_test;
 mod disk;
 mod entry;
 mod format;
@@ -24,6 +26,8 @@ mod node_file;
 mod options;
 mod proposer;
 mod replica;
+#[cfg(test)]
+mod replica_test;
 mod reserve;
 mod serving;
 mod snapshot;

@@ -107,6 +107,7 @@ impl<S: StateMachine> Replica<S> {
         transport: Option<Arc<dyn RaftTransport>>,
     ) -> Result<Self> {
         let Recovered { node, log, writer, snapshots, applier } = recovered;
+        let config = Arc::new(raft_config(&options)?);
         let network = Network {
             own: node,
             transport: or_none(transport),
@@ -114,9 +115,14 @@ impl<S: StateMachine> Replica<S> {
             backoff: options.heartbeat,
         };
         let reader = log.reader();
-        let raft = Raft::new(node.node, Arc::new(raft_config(&options)?), network, log, applier.clone())
-            .await
-            .map_err(|fatal| not_started(fatal.to_string()))?;
+        let started = Raft::new(node.node, config, network, log, applier.clone()).await;
+        let raft = match started {
+            Ok(raft) => raft,
+            Err(fatal) => {
+                end_of(writer).await;
+                return Err(Error::new(ErrorKind::Io, format!("the log could not be started: {fatal}")));
+            }
+        };
         let (closing, closed) = watch::channel(false);
         let (leader_sender, leader) = watch::channel(LeaderState::default());
         tokio::spawn(watch_leadership(raft.clone(), applier.clone(), health.clone(), leader_sender, closed.clone()));
@@ -345,11 +351,19 @@ impl<S: StateMachine> Replica<S> {
         }
         let writer = self.inner.writer.lock().take();
         if let Some(writer) = writer {
-            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!("the log's writer thread panicked; this is a bug");
-            }
+            end_of(writer).await;
         }
+    }
+}
+
+#[cfg(test)]
+impl<S: StateMachine> Replica<S> {
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.inner.queue
     }
 }
 
@@ -382,8 +396,15 @@ fn recover<S: StateMachine>(
         (memory.purged, memory.last)
     };
     let mut restore = |reader: &mut dyn std::io::Read| machine.restore(reader);
-    let (snapshots, restored) =
-        SnapshotStore::open(disk, dir, node.cluster, options.snapshots_kept, bounds, &mut restore)?;
+    let opened = SnapshotStore::open(disk, dir, node.cluster, options.snapshots_kept, bounds, &mut restore);
+    let (snapshots, restored) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            drop(log);
+            let _ = writer.join(); // the directory is free again when the error is told
+            return Err(error);
+        }
+    };
     let snapshots = Arc::new(snapshots);
     let applier = Applier::new(Arc::new(RwLock::new(machine)), snapshots.clone(), restored, options.apply_slice);
     Ok(Recovered { node, log, writer, snapshots, applier })
@@ -405,8 +426,12 @@ fn lock(dir: &Path) -> Result<File> {
     }
 }
 
-fn not_started(reason: String) -> Error {
-    Error::new(ErrorKind::Io, format!("the log could not be started: {reason}"))
+/// Waits for the writer thread, which ends when the log store is dropped; then the directory is free.
+async fn end_of(writer: JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::error!("the log's writer thread panicked; this is a bug");
+    }
 }
 
 fn raft_config(options: &Options) -> Result<openraft::Config> {

@@ -2,6 +2,8 @@
 
 mod file;
 pub(crate) mod store;
+#[cfg(test)]
+mod store_test;
 
 use std::path::Path;
 use std::sync::Arc;
