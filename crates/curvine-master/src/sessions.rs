@@ -31,6 +31,13 @@ struct Soft {
     renounced: u64,
 }
 
+impl Soft {
+    /// How long its leases are still valid. Once this is zero it stays so: others may have counted on it.
+    fn left(&self, lease: Duration) -> Duration {
+        (self.heard + lease).saturating_sub(boot_clock())
+    }
+}
+
 /// Where a session stands, for a recall.
 pub enum Standing {
     /// Gone, or its lease time has passed: its leases are void.
@@ -71,7 +78,8 @@ impl Sessions {
     /// Renews the session; `SessionExpired` if it is over. Says whether it has declared itself.
     pub fn heard(&self, session: SessionId, peer: &Peer) -> Result<bool> {
         let mut inner = self.inner.lock();
-        let soft = inner.get_mut(&session).ok_or_else(|| expired(session))?;
+        let alive = inner.get_mut(&session).filter(|soft| soft.left(self.lease) > Duration::ZERO);
+        let soft = alive.ok_or_else(|| expired(session))?;
         soft.heard = boot_clock();
         if !soft.peers.iter().any(|known| known.id() == peer.id()) {
             soft.peers.retain(|known| !known.is_closed());
@@ -83,7 +91,9 @@ impl Sessions {
 
     /// Fails with `SessionExpired` if the session is over.
     pub fn check(&self, session: SessionId) -> Result<()> {
-        if self.inner.lock().contains_key(&session) { Ok(()) } else { Err(expired(session)) }
+        let inner = self.inner.lock();
+        let alive = inner.get(&session).is_some_and(|soft| soft.left(self.lease) > Duration::ZERO);
+        if alive { Ok(()) } else { Err(expired(session)) }
     }
 
     /// Whether the session may be granted leases: it has declared itself to this leader.
@@ -115,16 +125,15 @@ impl Sessions {
 
     /// Sessions whose time is over.
     pub fn overdue(&self) -> Vec<SessionId> {
-        let now = boot_clock();
         let inner = self.inner.lock();
-        inner.iter().filter(|(_, soft)| soft.heard + self.lease <= now).map(|(session, _)| *session).collect()
+        inner.iter().filter(|(_, soft)| soft.left(self.lease).is_zero()).map(|(session, _)| *session).collect()
     }
 
     /// Where the session stands and how often it has renounced its leases.
     pub fn standing(&self, session: SessionId) -> (Standing, u64) {
         let inner = self.inner.lock();
         let Some(soft) = inner.get(&session) else { return (Standing::Over, 0) };
-        let left = (soft.heard + self.lease).saturating_sub(boot_clock());
+        let left = soft.left(self.lease);
         let peer = soft.peers.iter().rev().find(|peer| !peer.is_closed());
         let standing = match peer {
             _ if left.is_zero() => Standing::Over,

@@ -53,6 +53,12 @@ impl Namespace {
         if session == 0 {
             return self.execute(command);
         }
+        if sequence == 0 {
+            return match self.state.sessions.get(&session) {
+                Some(_) => self.execute(command),
+                None => refused(fail(ErrorKind::SessionExpired, "the session has ended").with("session", session)),
+            };
+        }
         match self.state.advance_window(session, sequence, command.lowest_unacked) {
             Ok(ResultLookup::New) => {}
             Ok(ResultLookup::Known(outcome)) => return outcome,

@@ -32,8 +32,8 @@ impl State {
     /// Forgets what the session will not ask for again, and says whether its next command may be executed.
     pub fn advance_window(&mut self, session: SessionId, sequence: u64, lowest_unacked: u64) -> Result<ResultLookup> {
         let Some(record) = self.sessions.get(&session) else { return Ok(ResultLookup::NoSession) };
-        if matches!(sequence, 0 | u64::MAX) {
-            return Err(fail(ErrorKind::InvalidArgument, "commands are numbered from 1").with("session", session));
+        if sequence == u64::MAX {
+            return Err(fail(ErrorKind::InvalidArgument, "the number of a command is out of range").with("session", session));
         }
         let lowest = lowest_unacked.min(sequence);
         if lowest > record.lowest_unacked {
