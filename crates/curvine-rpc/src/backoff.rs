@@ -7,13 +7,15 @@ use tokio::time::Instant;
 use crate::Limits;
 
 pub(crate) struct Backoff {
+    min: Duration,
     next: Duration,
     max: Duration,
 }
 
 impl Backoff {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { next: limits.backoff_min.max(Duration::from_millis(1)), max: limits.backoff_max }
+        let min = limits.backoff_min.max(Duration::from_millis(1));
+        Self { min, next: min, max: limits.backoff_max }
     }
 
     /// How long to wait when there is `left` time: between half and all of the step, and never more than half of `left`,
@@ -24,10 +26,10 @@ impl Backoff {
         pause.min(left / 2)
     }
 
-    /// Pauses; false if there is no time left for another attempt.
+    /// Pauses; false, at once, if there is no time left for another attempt.
     pub(crate) async fn pause(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
-        if left < Duration::from_millis(1) {
+        if left < self.min * 2 {
             return false;
         }
         tokio::time::sleep(self.step(left)).await;

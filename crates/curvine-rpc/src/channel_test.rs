@@ -113,9 +113,10 @@ async fn masters_without_a_leader_are_asked_until_the_deadline_not_in_a_storm() 
     let (_b, b, asked_b) = follower(None).await;
     let channel = Channel::new(connector(), vec![a, b], 1);
     let error = ping(&channel, Instant::now() + Duration::from_millis(300)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotLeader);
+    // The last attempt may have been cut off by the deadline.
+    assert!(matches!(error.kind(), ErrorKind::NotLeader | ErrorKind::TimedOut), "{error:?}");
     let asked = asked_a.load(Ordering::SeqCst) + asked_b.load(Ordering::SeqCst);
-    assert!((2..30).contains(&asked), "asked {asked} times");
+    assert!((2..20).contains(&asked), "asked {asked} times");
 }
 
 #[tokio::test]

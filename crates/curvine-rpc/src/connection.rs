@@ -211,7 +211,7 @@ impl Conn {
             return inbox.skip(parts_len(header), &self.received).await;
         }
         let meta = inbox.meta(header, &self.received).await?;
-        let data = inbox.part(header.data_len as usize, &self.received).await?.freeze();
+        let data = self.data(header, inbox, None).await?;
         let outcome = match header.kind {
             FrameKind::Reply => Ok(Answer { meta, data }),
             _ => Err(Failure { error: read_error(meta), remote: true }),
@@ -233,7 +233,7 @@ impl Conn {
             return Ok(());
         };
         let meta = inbox.meta(header, &self.received).await?;
-        let data = inbox.part(header.data_len as usize, &self.received).await?;
+        let data = self.data(header, inbox, budget.clone()).await?;
         let Some(method) = Method::from_number(header.method) else {
             let error = Error::new(ErrorKind::NotSupported, "unknown method; is the peer of a newer version?");
             self.reply(stream, Err(error.with("method", header.method)), None);
@@ -251,13 +251,25 @@ impl Conn {
             Some(service) => {
                 let slot = self.stall(self.handlers.slot()).await.ok_or_else(crate::calls::ended)?;
                 let peer = Peer::from_handle(handle).ok_or_else(crate::calls::ended)?;
-                let data = charged(data, budget.clone());
                 let call = Call { method, meta, data, deadline, peer };
                 return self.handlers.run(self, service.clone(), stream, call, slot, budget);
             }
         };
         self.reply(stream, Err(refusal.with("method", method.name())), None);
         Ok(())
+    }
+
+    /// The data part; what it takes of the budget goes with it.
+    async fn data(
+        &self,
+        header: &Header,
+        inbox: &mut Inbox,
+        budget: Option<Arc<OwnedSemaphorePermit>>,
+    ) -> Result<Bytes> {
+        let length = header.data_len as usize;
+        let buffers = &self.limits.buffers;
+        let data = inbox.part(length, buffers.take(length), &self.received).await?;
+        Ok(buffers.freeze(data, budget))
     }
 
     /// Takes a request's parts from the budget; `None`: there was none in time.
@@ -291,20 +303,6 @@ impl Conn {
 /// Bytes that follow a header.
 fn parts_len(header: &Header) -> usize {
     header.meta_len as usize + header.data_len as usize
-}
-
-/// The data part, holding on to what it took of the budget.
-fn charged(data: BytesMut, budget: Option<Arc<OwnedSemaphorePermit>>) -> Bytes {
-    struct Charged(BytesMut, #[allow(dead_code, reason = "given back when dropped")] Arc<OwnedSemaphorePermit>);
-    impl AsRef<[u8]> for Charged {
-        fn as_ref(&self) -> &[u8] {
-            &self.0
-        }
-    }
-    match budget {
-        Some(budget) if !data.is_empty() => Bytes::from_owner(Charged(data, budget)),
-        _ => data.freeze(),
-    }
 }
 
 /// A call whose caller waits; tells the other side if he gives up.

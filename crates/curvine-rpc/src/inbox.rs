@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use curvine_proto::frame::{HEADER_LEN, Header};
 use curvine_types::{Error, ErrorKind, Result};
 
@@ -41,24 +41,25 @@ impl Inbox {
             return Ok(None);
         };
         let header = Header::decode(bytes, crc32c)?;
-        let _ = self.buffer.split_to(HEADER_LEN);
+        self.buffer.advance(HEADER_LEN);
         Ok(Some(header))
     }
 
     /// The meta part, checked.
     pub(crate) async fn meta(&mut self, header: &Header, received: &AtomicU64) -> Result<Bytes> {
-        let meta = self.part(header.meta_len as usize, received).await?;
+        let length = header.meta_len as usize;
+        let meta = self.part(length, BytesMut::with_capacity(length), received).await?;
         if crc32c(&meta) != header.meta_crc {
             return Err(Error::new(ErrorKind::Corrupt, "checksum of a message differs").with("length", meta.len()));
         }
         Ok(meta.freeze())
     }
 
-    /// The next `length` bytes in a buffer of their own.
-    pub(crate) async fn part(&mut self, length: usize, received: &AtomicU64) -> Result<BytesMut> {
-        let mut part = BytesMut::with_capacity(length);
+    /// The next `length` bytes, in an empty buffer that has room for them.
+    pub(crate) async fn part(&mut self, length: usize, mut part: BytesMut, received: &AtomicU64) -> Result<BytesMut> {
         let have = length.min(self.buffer.len());
-        part.extend_from_slice(&self.buffer.split_to(have));
+        part.extend_from_slice(self.buffer.get(..have).unwrap_or_default());
+        self.buffer.advance(have);
         while part.len() < length {
             let missing = length - part.len();
             let count = self.half.read(&mut (&mut part).limit(missing)).await.map_err(lost)?;
@@ -82,7 +83,7 @@ impl Inbox {
                 }
             }
             let have = length.min(self.buffer.len());
-            let _ = self.buffer.split_to(have);
+            self.buffer.advance(have);
             length -= have;
         }
         Ok(())

@@ -20,6 +20,7 @@ mod address;
 mod auth;
 mod backoff;
 mod batch;
+mod buffers;
 mod calls;
 mod channel;
 mod connection;
@@ -42,6 +43,7 @@ mod test_util;
 
 pub use address::Address;
 pub use auth::{Auth, ClusterCell};
+pub use buffers::Buffers;
 pub use channel::Channel;
 pub use connector::Connector;
 pub use crc::crc32c;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Buffers;
 use curvine_proto::frame::DATA_MAX;
 use curvine_types::limits::META_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Limits of a server or a connector. Clones share the budget.
+/// Limits of a server or a connector. Clones share the budget and the buffers.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Connections that a server keeps; more are refused with `Overloaded`.
@@ -20,6 +21,8 @@ pub struct Limits {
     pub max_calls_per_connection: usize,
     /// Bytes of received requests that handlers may hold, in all connections that share this budget.
     pub inflight_bytes: Budget,
+    /// Free buffers for large received parts.
+    pub buffers: Buffers,
     /// How long a received request may wait for the budget before it is refused with `Overloaded`.
     pub budget_timeout: Duration,
     /// For one address: name resolution and connecting.
@@ -45,6 +48,7 @@ impl Default for Limits {
             max_inflight_per_connection: 256,
             max_calls_per_connection: 1024,
             inflight_bytes: Budget::new(256 << 20),
+            buffers: Buffers::new(32 << 20),
             budget_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),

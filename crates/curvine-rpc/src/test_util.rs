@@ -124,7 +124,7 @@ impl RawPeer {
         let counter = Default::default();
         let header = self.inbox.header(&counter).await.ok()??;
         let meta = self.inbox.meta(&header, &counter).await.ok()?;
-        let data = self.inbox.part(header.data_len as usize, &counter).await.ok()?;
+        let data = self.inbox.part(header.data_len as usize, BytesMut::new(), &counter).await.ok()?;
         Some((header, meta, data))
     }
 }
