@@ -40,10 +40,11 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn scrub(text: &str, secrets: &[Secret]) -> String {
-    secrets.iter().filter_map(|secret| std::str::from_utf8(secret.expose()).ok()).filter(|secret| !secret.is_empty()).fold(
-        text.to_string(),
-        |text, secret| text.replace(secret, "***"),
-    )
+    secrets
+        .iter()
+        .filter_map(|secret| std::str::from_utf8(secret.expose()).ok())
+        .filter(|secret| !secret.is_empty())
+        .fold(text.to_string(), |text, secret| text.replace(secret, "***"))
 }
 
 #[cfg(test)]

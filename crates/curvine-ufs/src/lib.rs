@@ -88,11 +88,7 @@ pub trait Ufs: Send + Sync {
 }
 
 /// Opens `file:///path` or `s3://bucket/prefix` with the default policy. Makes no request.
-pub fn open(
-    url: &str,
-    options: &BTreeMap<String, String>,
-    secrets: &BTreeMap<String, Secret>,
-) -> Result<Arc<dyn Ufs>> {
+pub fn open(url: &str, options: &BTreeMap<String, String>, secrets: &BTreeMap<String, Secret>) -> Result<Arc<dyn Ufs>> {
     open_with(url, options, secrets, Policy::default())
 }
 
@@ -124,3 +120,6 @@ pub(crate) fn entry_name<'a>(prefix: &str, key: &'a str) -> Option<&'a str> {
     let name = name.strip_suffix('/').unwrap_or(name);
     Name::new(name.as_bytes()).ok().map(|_| name)
 }
+
+#[cfg(test)]
+mod decorators_test;

@@ -98,11 +98,16 @@ impl Tree {
     /// Opens below the root; `None`: not there, or the way leads out of the root.
     fn open(&self, key: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
         let failed = |errno: Errno| {
-            Error::from_io(errno.into(), "cannot open in the under file system").with("key", key).with("url", self.url())
+            Error::from_io(errno.into(), "cannot open in the under file system")
+                .with("key", key)
+                .with("url", self.url())
         };
-        let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        // A FIFO must not make anybody wait; with PATH nothing is opened, and NONBLOCK would be refused.
+        let patience = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags | OFlags::CLOEXEC | patience;
         // An unreadable root is an error, not an empty tree.
-        let root = rustix::fs::openat(CWD, &self.root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let root =
+            rustix::fs::openat(CWD, &self.root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let root = root.map_err(|errno| {
             Error::new(ErrorKind::Ufs, "the root of the under file system cannot be opened")
                 .with("url", self.url())
@@ -119,7 +124,9 @@ impl Tree {
                     tries += 1;
                     continue;
                 }
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => Ok(None),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP | Errno::NXIO | Errno::NAMETOOLONG) => {
+                    Ok(None)
+                }
                 Err(errno) => Err(failed(errno)),
             };
         }

@@ -124,7 +124,12 @@ mod tests {
             length = (length * 7 + 3) % page + 1;
             let (directories, files): (Vec<&String>, Vec<&String>) =
                 keys.drain(..length.min(keys.len())).partition(|key| key.ends_with('/'));
-            out.extend(directories.iter().chain(&files).map(|key| Ok(Listed { key: key.to_string(), object: Some(object(key)) })));
+            out.extend(
+                directories
+                    .iter()
+                    .chain(&files)
+                    .map(|key| Ok(Listed { key: key.to_string(), object: Some(object(key)) })),
+            );
         }
         out
     }
