@@ -103,6 +103,13 @@ pub(crate) fn attr_of(file: &File) -> io::Result<LiveAttr> {
     })
 }
 
+/// Whether the last change of a local file was one of its data, as far as its times tell: the kernel gives such a change one
+/// time as mtime and ctime, while setting the mtime leaves the two apart.
+pub(crate) fn changed_last(file: &File) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_mtime as i64, stat.st_mtime_nsec as u64) == (stat.st_ctime as i64, stat.st_ctime_nsec as u64))
+}
+
 /// Sets the mtime of a local file.
 pub(crate) fn set_mtime(file: &File, mtime: Timestamp) -> io::Result<()> {
     let omit = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };

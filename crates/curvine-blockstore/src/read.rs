@@ -38,6 +38,30 @@ impl BlockStore {
         Err(Error::new(ErrorKind::Internal, "verified data is still suspect").with("inode", key.inode))
     }
 
+    /// As `read` when that takes no look at the disk and no waiting, for callers that must not block.
+    pub fn read_now(&self, key: ContentKey, version: u64, offset: u64, len: u64) -> Option<ReadPlan> {
+        let content = self.find(key).ok()?;
+        let state = content.state.try_read()?;
+        state.check_read(key, version).ok()?;
+        let (start, end) = widen(offset, len, state.attr.size);
+        let at_hand = state.kind != ContentKind::Live
+            && self.open_files.get(content.id).is_some()
+            && suspects_in(&state, start, end).is_empty();
+        if !at_hand {
+            return None;
+        }
+        content.touch();
+        self.plan(&content, &state, start, end).ok()
+    }
+
+    /// Which of the chunks `first..end` of a clean copy are absent; of content that is not here, all. Takes no look at the disk.
+    pub fn missing_chunks(&self, key: ContentKey, first: u64, end: u64) -> Vec<u64> {
+        let Some(content) = self.get(key) else { return (first..end).collect() };
+        let state = content.state.read();
+        let cached = state.kind == ContentKind::Cached && !state.deleted;
+        (first..end).filter(|number| !cached || state.chunks.get(*number).is_none()).collect()
+    }
+
     /// Compares the data of a range with its checksums, for a reader whom it reached damaged. `Ok` if the disk is right;
     /// damaged clean copies are absent afterwards, damaged authoritative data is `DataLoss`.
     pub fn verify(&self, key: ContentKey, version: u64, offset: u64, len: u64) -> Result<()> {

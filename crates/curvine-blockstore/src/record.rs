@@ -25,7 +25,7 @@ pub(crate) struct Record {
     pub inode: u64,
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19")]
+    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
     pub body: Option<Body>,
 }
 
@@ -59,6 +59,9 @@ pub(crate) enum Body {
     /// The store was closed and everything is on the disk.
     #[prost(message, tag = "19")]
     Closed(Nothing),
+    /// An application set the time of a live content.
+    #[prost(message, tag = "20")]
+    Stamped(Stamped),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -126,6 +129,14 @@ pub(crate) struct Absent {
     pub first_chunk: u64,
     #[prost(uint64, tag = "2")]
     pub count: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Stamped {
+    #[prost(sint64, tag = "1")]
+    pub mtime_sec: i64,
+    #[prost(uint32, tag = "2")]
+    pub mtime_nsec: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -302,7 +313,12 @@ impl Replay {
                 self.contents.insert(key, Known::lost());
                 return;
             }
-            Body::Live(_) | Body::Synced(_) | Body::Pieces(_) | Body::Sealed(_) | Body::Absent(_) => {}
+            Body::Live(_)
+            | Body::Synced(_)
+            | Body::Pieces(_)
+            | Body::Sealed(_)
+            | Body::Absent(_)
+            | Body::Stamped(_) => {}
         }
         let Some(known) = self.contents.get_mut(&key) else { return };
         match body {
@@ -312,6 +328,10 @@ impl Replay {
                 known.epoch = live.epoch;
                 known.placed = None;
                 known.chunks = ChunkMap::default();
+            }
+            Body::Stamped(stamped) => {
+                known.mtime = Timestamp { sec: stamped.mtime_sec, nsec: stamped.mtime_nsec };
+                known.placed = None;
             }
             Body::Synced(synced) => known.synced = Some(synced.size),
             Body::Pieces(pieces) => known.chunks.install(pieces.first_chunk, pieces.count, pieces.hole, &pieces.crcs),

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
 
@@ -19,6 +20,9 @@ use crate::record::{Body, Known, Nothing, Record};
 use crate::store::BlockStore;
 use crate::tier::{SHARDS, Tier, key_of_name};
 use crate::types::*;
+
+/// More than any tick of a kernel's clock.
+const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// How the last run of a tier directory ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,13 +206,20 @@ impl BlockStore {
                 found = disk::attr_of(&file).map_err(failed)?;
             }
         }
-        let untouched = state.placed == Some(found.mtime) && ending != Ending::UncleanBoot;
-        let mut mtime = found.mtime.max(state.attr.mtime);
-        if ending != Ending::Closed && !untouched {
-            // A write may have changed the data before it could set the time: readers must see another one.
-            mtime = (self.options.now)().max(mtime.next());
-            state.placed = None;
-        }
+        let mtime = match ending {
+            Ending::Closed => found.mtime,
+            // Times are not synced with data; readers must see another one than any they were told.
+            Ending::UncleanBoot => {
+                state.placed = None;
+                (self.options.now)().max(found.mtime.next()).max(state.attr.mtime.next())
+            }
+            // A write may have changed the data, and set the time back within a tick of the kernel's clock, before it could
+            // set it right.
+            Ending::Killed if disk::changed_last(&file).map_err(failed)? => {
+                found.mtime.plus(CLOCK_TICK).max(state.attr.mtime.next())
+            }
+            Ending::Killed => found.mtime,
+        };
         if mtime != found.mtime {
             disk::set_mtime(&file, mtime).map_err(failed)?;
         }

@@ -49,6 +49,13 @@ impl Timestamp {
         }
     }
 
+    /// This time and so much more.
+    pub fn plus(self, more: Duration) -> Self {
+        let nsec = u64::from(self.nsec) + u64::from(more.subsec_nanos());
+        let sec = self.sec.saturating_add(more.as_secs() as i64).saturating_add((nsec / 1_000_000_000) as i64);
+        Self { sec, nsec: (nsec % 1_000_000_000) as u32 }
+    }
+
     /// The machine's clock.
     pub fn now() -> Self {
         match SystemTime::now().duration_since(UNIX_EPOCH) {

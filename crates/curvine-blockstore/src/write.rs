@@ -13,7 +13,7 @@ use rustix::fs::FallocateFlags;
 
 use crate::content::{Content, State};
 use crate::disk::{self, DiskOp, crc32c};
-use crate::record::{Body, Record, Synced};
+use crate::record::{Body, Record, Stamped, Synced};
 use crate::store::BlockStore;
 use crate::tier::Tier;
 use crate::types::*;
@@ -83,6 +83,25 @@ impl BlockStore {
         self.disk.truncate(&file, &path, size).map_err(|error| tier.fault(error, "cannot truncate", &path))?;
         self.settle(tier, &file, &path, &mut state)?;
         self.note_shorter(&content, &mut state)?;
+        Ok(state.attr)
+    }
+
+    /// Sets the time of a live content, as utimes(2) does; later writes raise it again.
+    pub fn set_mtime(&self, key: ContentKey, version: u64, mtime: Timestamp) -> Result<LiveAttr> {
+        let content = self.find(key)?;
+        let mut state = content.state.write();
+        state.check_write(key, version, state.epoch)?;
+        let tier = &self.tiers[content.tier];
+        let path = tier.path_of(key);
+        let file = self.file(&content)?;
+        let stamped = Stamped { mtime_sec: mtime.sec, mtime_nsec: mtime.nsec };
+        state.logged = tier.log(&[Record::new(key, Body::Stamped(stamped))])?;
+        state.placed = None;
+        disk::set_mtime(&file, mtime).map_err(|error| tier.fault(error, "cannot set the time of a content", &path))?;
+        // As the local file system keeps it: its range and resolution may be smaller.
+        state.attr.mtime = disk::attr_of(&file)
+            .map_err(|error| tier.fault(error, "cannot ask for the time of a content", &path))?
+            .mtime;
         Ok(state.attr)
     }
 

@@ -81,6 +81,25 @@ fn a_placed_content_keeps_its_time_over_a_restart() {
 }
 
 #[test]
+fn a_time_that_was_set_survives_the_process_and_rises_with_the_next_write() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, b"abc").unwrap();
+    write(&store, 0, b"x").unwrap();
+    let past = Timestamp { sec: 1_000_000_000, nsec: 123 };
+    assert_eq!(store.set_mtime(KEY, 1, past).unwrap().mtime, past);
+    drop(store);
+    let store = bench.open();
+    assert_eq!(store.stat(KEY, 1).unwrap().mtime, past);
+    assert!(write(&store, 0, b"y").unwrap().attr.mtime > past);
+    store.set_mtime(KEY, 1, T0).unwrap();
+    let again = store.place(KEY, 1, 1, T0, b"other").unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::VersionMismatch, "the time of the placement does not make it unwritten");
+    store.seal(KEY, 1, 1).unwrap();
+    assert_eq!(store.set_mtime(KEY, 1, past).unwrap_err().kind(), ErrorKind::VersionMismatch);
+}
+
+#[test]
 fn data_that_differs_from_its_checksums_is_refused_on_arrival() {
     let store_dir = Bench::ssd();
     let store = store_dir.open();
