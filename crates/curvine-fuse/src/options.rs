@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use curvine_config::{ClusterConf, FuseConf};
+
 /// Settings of one [`crate::Mount`].
 #[derive(Clone, Debug)]
 pub struct FuseOptions {
@@ -75,5 +77,81 @@ impl Default for FuseOptions {
             invalidate_timeout: Duration::from_secs(2),
             invalidations_in_flight: 1024,
         }
+    }
+}
+
+impl From<&ClusterConf> for FuseOptions {
+    fn from(conf: &ClusterConf) -> Self {
+        Self::from(&conf.fuse)
+    }
+}
+
+impl From<&FuseConf> for FuseOptions {
+    /// The config's own checks have refused what cannot work.
+    fn from(conf: &FuseConf) -> Self {
+        let default = Self::default();
+        let mut options = Self {
+            fs_path: conf.fs_path.clone(),
+            allow_other: conf.allow_other,
+            read_only: conf.readonly,
+            threads: if conf.io_threads == 0 { default.threads } else { conf.io_threads },
+            clone_fd: conf.clone_fd,
+            read_ahead: conf.read_ahead,
+            max_background: conf.max_background,
+            congestion_threshold: conf.congestion_threshold,
+            requests_in_flight: conf.requests_in_flight,
+            request_bytes: usize::try_from(conf.memory_limit).unwrap_or(usize::MAX),
+            open_files: conf.open_files,
+            max_ttl: conf.entry_timeout_ms.min(conf.attr_timeout_ms),
+            interrupt_grace: conf.interrupt_grace,
+            drain_timeout: conf.drain_timeout,
+            statfs_interval: conf.statfs_interval,
+            ..default
+        };
+        // As with mount(8), the last of two that contradict each other holds.
+        for option in &conf.fuse_opts {
+            match option.as_str() {
+                "ro" => options.read_only = true,
+                "rw" => options.read_only = false,
+                "nosuid" => options.nosuid = true,
+                "suid" => options.nosuid = false,
+                "nodev" => options.nodev = true,
+                "dev" => options.nodev = false,
+                "noexec" => options.noexec = true,
+                "exec" => options.noexec = false,
+                "allow_other" => options.allow_other = true,
+                // Always on.
+                _ => {}
+            }
+        }
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_of_two_contradicting_mount_options_holds() {
+        let conf = FuseConf {
+            fuse_opts: ["ro", "nosuid", "rw", "noexec", "default_permissions"].map(String::from).to_vec(),
+            readonly: true,
+            ..FuseConf::default()
+        };
+        let options = FuseOptions::from(&conf);
+        assert_eq!((options.read_only, options.nosuid, options.noexec, options.nodev), (false, true, true, false));
+    }
+
+    #[test]
+    fn the_defaults_of_the_config_are_those_of_the_mount() {
+        let (from_conf, own) = (FuseOptions::from(&FuseConf::default()), FuseOptions::default());
+        assert_eq!(format!("{from_conf:?}"), format!("{own:?}"));
+    }
+
+    #[test]
+    fn the_kernel_believes_nothing_longer_than_the_smaller_timeout() {
+        let conf = FuseConf { attr_timeout_ms: Duration::from_secs(3), ..FuseConf::default() };
+        assert_eq!(FuseOptions::from(&conf).max_ttl, Duration::from_secs(3));
     }
 }
