@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{DataMode, LockKind, LockType, OpenInode, SetLock, WriteInline};
+use curvine_proto::{
+    DataMode, LockKind, LockType, Method, OpenInode, ReportReply, ReportRequest, SetLock, WriteInline,
+};
 use curvine_types::ErrorKind;
 use support::*;
 use tempfile::tempdir;
@@ -174,24 +176,15 @@ async fn locks_wait_are_granted_and_deadlocks_are_found() {
         let b = b.clone();
         async move { b.mutate_as(b.number(), lock(inode, 1, 10), true).await }
     });
-    let deadlock = loop {
-        // Until b waits, a would just wait, too: so a asks with a deadline.
-        let command = curvine_proto::Command {
-            session: a.session,
-            sequence: a.number(),
-            lowest_unacked: 1,
-            body: Some(lock(inode, 1, 20)),
-        };
-        let request = curvine_proto::MutateRequest { command: Some(command), wait: true, caller: None };
-        let deadline = Instant::now() + Duration::from_millis(200);
-        let answer =
-            a.call_until::<_, curvine_proto::MutateReply>(curvine_proto::Method::Mutate, &request, deadline).await;
-        let kind = answer.unwrap_err().kind();
-        if !matches!(kind, ErrorKind::TimedOut | ErrorKind::WouldBlock) {
-            break kind;
+    loop {
+        let report: ReportReply = a.call(Method::Report, &ReportRequest {}).await.unwrap();
+        if report.gauges["lock_waits"] == 1 {
+            break;
         }
-    };
-    assert_eq!(deadlock, ErrorKind::Deadlock);
+        tokio::task::yield_now().await;
+    }
+    let deadlock = a.mutate_as(a.number(), lock(inode, 1, 20), true).await.unwrap_err();
+    assert_eq!(deadlock.kind(), ErrorKind::Deadlock);
     let unlock = SetLock {
         inode,
         kind: LockKind::Posix as i32,

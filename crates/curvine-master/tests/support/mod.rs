@@ -107,16 +107,7 @@ impl Client {
     }
 
     pub async fn call<Q: Message, R: Message + Default>(&self, method: Method, request: &Q) -> Result<R> {
-        self.call_until(method, request, soon()).await
-    }
-
-    pub async fn call_until<Q: Message, R: Message + Default>(
-        &self,
-        method: Method,
-        request: &Q,
-        deadline: Instant,
-    ) -> Result<R> {
-        Ok(self.peer.call::<_, R>(method, request, Body::Empty, deadline).await?.0)
+        Ok(self.peer.call::<_, R>(method, request, Body::Empty, soon()).await?.0)
     }
 
     pub async fn heartbeat(&self) -> Result<HeartbeatReply> {
