@@ -1,215 +1,91 @@
-//! The file system: the public face of the client.
+//! The file system: the public face of the client. Its operations are in the files named after what they are about.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use curvine_proto::{
-    Attr, ContentMapReply, DataMode, FileKind, GetLayoutReply, ListWorkersReply, LockHolder, MountTableReply, MountUfs,
-    ReportReply, SetAttr, SetLock, StatFsReply, Time,
-};
-use curvine_types::{Cookie, InodeId, Name, Result};
+use curvine_types::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
-use crate::*;
+use crate::core::Core;
+use crate::{CacheEvents, ClientOptions, Gauges, opens, session};
 
 /// A connected client. Clones share the session.
 #[derive(Clone)]
-pub struct FileSystem;
+pub struct FileSystem {
+    pub(crate) core: Arc<Core>,
+    _life: Arc<Life>,
+}
 
-/// An open file. Clones are the same open; the last one that goes without `release` releases it.
-#[derive(Clone)]
-pub struct Handle;
+/// Ends the background tasks when the last clone goes.
+struct Life {
+    core: Arc<Core>,
+}
 
-impl Handle {
-    pub fn inode(&self) -> InodeId {
-        todo!()
-    }
-    pub fn flags(&self) -> OpenFlags {
-        todo!()
-    }
-    /// Who may cache the file, as of now.
-    pub fn mode(&self) -> DataMode {
-        todo!()
-    }
-    /// Pages that the kernel has from an earlier open are still right.
-    pub fn keep_cache(&self) -> bool {
-        todo!()
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.core.master.closing.send_replace(true);
     }
 }
 
-#[allow(unused_variables, clippy::too_many_arguments)]
 impl FileSystem {
-    /// Opens a session and starts its heartbeats.
+    /// Opens a session and starts its heartbeats. Fails if no master answers within `rpc_timeout`.
     pub async fn connect(options: ClientOptions, events: Arc<dyn CacheEvents>) -> Result<FileSystem> {
-        todo!()
+        let core = Arc::new(Core::new(options, events)?);
+        let fs = FileSystem { core: core.clone(), _life: Arc::new(Life { core: core.clone() }) };
+        tokio::spawn(session::run(core.clone()));
+        tokio::spawn(opens::run_closer(core.clone()));
+        core.master.declared(core.deadline()).await?;
+        Ok(fs)
     }
-    /// Releases everything and closes the session.
+
+    /// Tells the master of all that was closed, and closes the session. Files that are still open are dead afterwards.
     pub async fn close(&self, grace: Duration) -> Result<()> {
-        todo!()
+        let deadline = Instant::now() + grace;
+        let closes_sent = async {
+            while !self.core.opens.all_closed() && self.core.master.current().is_some() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout_at(deadline, closes_sent).await.is_err() {
+            tracing::debug!("the session is closed before all files were");
+        }
+        let closed = tokio::time::timeout_at(deadline, session::close(&self.core, deadline)).await;
+        self.core.master.closing.send_replace(true);
+        self.core.cache.set_valid_until(Duration::ZERO);
+        if let Some(conn) = self.core.master.current() {
+            conn.peer.close();
+        }
+        self.core.master.publish(None);
+        closed.unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "the master did not close the session in time")))
     }
+
+    /// The settings.
     pub fn options(&self) -> &ClientOptions {
-        todo!()
+        &self.core.options
     }
-    /// From the cache, without waiting; `None`: ask `getattr`.
-    pub fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)> {
-        todo!()
-    }
-    pub fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup> {
-        todo!()
-    }
-    pub async fn lookup(&self, parent: InodeId, name: &Name) -> Result<Lookup> {
-        todo!()
-    }
-    pub async fn getattr(&self, inode: InodeId) -> Result<(Attr, Duration)> {
-        todo!()
-    }
-    /// `change.inode` is set from `inode`; a size other than 0 takes the way of a truncation.
-    pub async fn setattr(&self, inode: InodeId, change: SetAttr) -> Result<(Attr, Duration)> {
-        todo!()
-    }
-    pub async fn mkdir(&self, parent: InodeId, name: &Name, node: NewNode) -> Result<Entry> {
-        todo!()
-    }
-    pub async fn mknod(&self, parent: InodeId, name: &Name, node: NewNode, kind: FileKind, rdev: u32) -> Result<Entry> {
-        todo!()
-    }
-    pub async fn symlink(&self, parent: InodeId, name: &Name, target: &[u8], node: NewNode) -> Result<Entry> {
-        todo!()
-    }
-    pub async fn create(&self, parent: InodeId, name: &Name, new: NewFile) -> Result<(Entry, Option<Handle>)> {
-        todo!()
-    }
-    pub async fn link(&self, inode: InodeId, parent: InodeId, name: &Name) -> Result<Entry> {
-        todo!()
-    }
-    pub async fn unlink(&self, parent: InodeId, name: &Name) -> Result<()> {
-        todo!()
-    }
-    pub async fn rmdir(&self, parent: InodeId, name: &Name) -> Result<()> {
-        todo!()
-    }
-    pub async fn rename(
-        &self,
-        parent: InodeId,
-        name: &Name,
-        new_parent: InodeId,
-        new_name: &Name,
-        flags: u32,
-    ) -> Result<()> {
-        todo!()
-    }
-    pub async fn readlink(&self, inode: InodeId) -> Result<Bytes> {
-        todo!()
-    }
-    /// Entries after `cookie` (0: from the start). `plus`: the caller wants the attributes, so they are cached.
-    pub async fn readdir(&self, dir: InodeId, cookie: Cookie, limit: u32, plus: bool) -> Result<DirPage> {
-        todo!()
-    }
-    pub async fn statfs(&self) -> Result<StatFsReply> {
-        todo!()
-    }
-    pub async fn set_xattr(&self, inode: InodeId, name: &[u8], value: Bytes, flags: u32) -> Result<()> {
-        todo!()
-    }
-    pub async fn get_xattr(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
-        todo!()
-    }
-    pub async fn list_xattr(&self, inode: InodeId) -> Result<Vec<Bytes>> {
-        todo!()
-    }
-    pub async fn remove_xattr(&self, inode: InodeId, name: &[u8]) -> Result<()> {
-        todo!()
-    }
-    pub async fn open(&self, inode: InodeId, flags: OpenFlags) -> Result<Handle> {
-        todo!()
-    }
-    /// Returns at once; the master is told in the background.
-    pub fn release(&self, handle: Handle) {
-        todo!()
-    }
-    /// A descriptor was closed: everything written has been acknowledged already.
-    pub async fn flush(&self, handle: &Handle) -> Result<()> {
-        todo!()
-    }
-    pub async fn fsync(&self, handle: &Handle, datasync: bool) -> Result<()> {
-        todo!()
-    }
-    /// The concatenation is the data; it is shorter than `length` only at the end of the file.
-    pub async fn read(&self, handle: &Handle, offset: u64, length: usize) -> Result<Vec<Bytes>> {
-        todo!()
-    }
-    pub async fn write(
-        &self,
-        handle: &Handle,
-        offset: u64,
-        data: Bytes,
-        append: bool,
-        kill_privileges: bool,
-    ) -> Result<WriteDone> {
-        todo!()
-    }
-    /// `mode` as in linux/falloc.h.
-    pub async fn fallocate(&self, handle: &Handle, offset: u64, length: u64, mode: u32) -> Result<()> {
-        todo!()
-    }
-    pub async fn seek(&self, handle: &Handle, offset: u64, what: Seek) -> Result<u64> {
-        todo!()
-    }
-    /// The lock in the way; `lock.inode` is set from `inode`.
-    pub async fn getlk(&self, inode: InodeId, lock: SetLock) -> Result<Option<LockHolder>> {
-        todo!()
-    }
-    /// `wait`: until it is granted or the future is dropped.
-    pub async fn setlk(&self, inode: InodeId, lock: SetLock, wait: bool) -> Result<()> {
-        todo!()
-    }
-    /// Drops the POSIX locks of an owner that closed a descriptor.
-    pub async fn release_owner(&self, inode: InodeId, owner: u64) -> Result<()> {
-        todo!()
-    }
-    /// Follows an absolute path, without following symlinks.
-    pub async fn resolve(&self, path: &[u8]) -> Result<Entry> {
-        todo!()
-    }
-    /// The directory and last name of an absolute path.
-    pub async fn resolve_parent(&self, path: &[u8]) -> Result<(Entry, Name)> {
-        todo!()
-    }
-    pub async fn layout(&self, inode: InodeId) -> Result<GetLayoutReply> {
-        todo!()
-    }
-    /// What each worker holds of a file, with the worker's number.
-    pub async fn content_map(&self, inode: InodeId) -> Result<Vec<(u64, ContentMapReply)>> {
-        todo!()
-    }
-    pub async fn workers(&self) -> Result<ListWorkersReply> {
-        todo!()
-    }
-    pub async fn report(&self) -> Result<ReportReply> {
-        todo!()
-    }
-    pub async fn mount_table(&self) -> Result<MountTableReply> {
-        todo!()
-    }
-    /// The number of the new mount.
-    pub async fn mount_ufs(&self, mount: MountUfs) -> Result<u64> {
-        todo!()
-    }
-    pub async fn umount_ufs(&self, path: &[u8]) -> Result<()> {
-        todo!()
-    }
-    /// Fills a range into the cache of its home workers; bytes that came from the store.
-    pub async fn fill(&self, inode: InodeId, offset: u64, length: u64) -> Result<u64> {
-        todo!()
-    }
-    pub fn gauges(&self) -> Gauges {
-        todo!()
-    }
-    /// When the session is valid for that much longer.
+
+    /// How long the session is certainly alive.
     pub fn session_validity(&self) -> Duration {
-        todo!()
+        self.core.cache.session_left(crate::clock::boot_time())
+    }
+
+    /// Current values of what is limited, and counts of what should be rare.
+    pub fn gauges(&self) -> Gauges {
+        let core = &self.core;
+        let (cached_inodes, cached_names, leases) = core.cache.sizes();
+        Gauges {
+            cached_inodes,
+            cached_names,
+            leases,
+            open_handles: core.opens.handles(),
+            mutations_in_flight: core.window.in_flight(),
+            memory_used: core.memory_used(),
+            notifications_in_flight: core.notifications_in_flight(),
+            checksum_errors: core.counters.checksum_errors.get(),
+            mutation_retries: core.counters.mutation_retries.get(),
+            read_retries: core.counters.read_retries.get(),
+            sessions_opened: core.counters.sessions_opened.get(),
+            reconnections: core.counters.reconnections.get(),
+        }
     }
 }
-
-#[allow(unused)]
-fn _time(_: Time) {}

@@ -23,13 +23,13 @@ pub struct ClientOptions {
     pub caller: Option<Caller>,
     /// Deadline of an operation on metadata.
     pub rpc_timeout: Duration,
-    /// Deadline of one request to a worker; an operation on data tries again until `rpc_timeout` + `data_timeout`.
+    /// Deadline of one request for data; an operation goes on with other attempts until both timeouts together have passed.
     pub data_timeout: Duration,
     /// Deadline of connecting to one address.
     pub connect_timeout: Duration,
     /// Connections to each worker.
     pub worker_connections: usize,
-    /// Read requests in flight for one handle, and the most MiB that are read ahead for it.
+    /// Requests of up to 1 MiB in flight for one read, and the most MiB that are read ahead for one handle.
     pub read_window: usize,
     /// Write requests in flight for one handle.
     pub write_window: usize,
@@ -50,7 +50,7 @@ pub struct ClientOptions {
     /// How long a list of workers is used before it is asked for again.
     pub worker_list_ttl: Duration,
     /// Small writes through one handle that may go into the metadata before the file gets a place on a worker.
-    pub inline_writes: u32,
+    pub inline_writes: usize,
 }
 
 impl ClientOptions {
@@ -94,4 +94,29 @@ pub fn local_hostname() -> String {
     std::fs::read_to_string(Path::new("/proc/sys/kernel/hostname"))
         .map(|name| name.trim().to_string())
         .unwrap_or_else(|_| "localhost".into())
+}
+
+impl From<&curvine_config::ClusterConf> for ClientOptions {
+    /// What the file says. The name, the kind of session, the caller and the secret (`ClusterConf::secret`) are the program's to add.
+    fn from(conf: &curvine_config::ClusterConf) -> Self {
+        let client = &conf.client;
+        Self {
+            master_addrs: client.master_addrs.clone(),
+            hostname: client.hostname.clone(),
+            rpc_timeout: client.rpc_timeout_ms,
+            data_timeout: client.data_timeout_ms,
+            connect_timeout: client.conn_timeout_ms,
+            worker_connections: client.worker_connections,
+            read_window: client.read_window,
+            write_window: client.write_window,
+            memory_limit: client.memory_limit,
+            cached_inodes: client.cached_inodes,
+            cached_names: client.cached_names,
+            mutations_in_flight: client.mutations_in_flight,
+            open_handles: client.open_handles,
+            worker_list_ttl: client.worker_list_ttl,
+            inline_writes: client.inline_writes,
+            ..Self::default()
+        }
+    }
 }

@@ -1,0 +1,142 @@
+//! What operators ask: workers, reports, the mount table, where a file's bytes are, filling the cache.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use curvine_proto::command::Body as CommandBody;
+use curvine_proto::{
+    ContentId, ContentMapReply, ContentMapRequest, FillReply, FillRequest, GetLayoutReply, GetLayoutRequest,
+    ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, ReportReply,
+    ReportRequest, UfsLayout, UmountUfs, layout,
+};
+use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::core::{Core, Pause};
+use crate::mutation::{Done, Touched};
+use crate::workers::may_pass;
+use crate::{FileSystem, home};
+
+/// Blocks that one call has filled at once.
+const FILLS_AT_ONCE: usize = 4;
+
+impl FileSystem {
+    /// The layout of a file as the master has it, inline data included.
+    pub async fn layout(&self, inode: InodeId) -> Result<GetLayoutReply> {
+        let request = |session| GetLayoutRequest { session, inode };
+        let (reply, _) = self.core.ask(Method::GetLayout, request, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// What each worker holds of a file, with the worker's number; none for inline content.
+    pub async fn content_map(&self, inode: InodeId) -> Result<Vec<(WorkerId, ContentMapReply)>> {
+        let reply = self.layout(inode).await?;
+        let Some(placed) = reply.layout else { return Ok(Vec::new()) };
+        let mut holders: BTreeMap<WorkerId, ContentId> = BTreeMap::new();
+        let deadline = self.core.deadline();
+        let content = |version| ContentId { inode, generation: placed.generation, version };
+        match &placed.kind {
+            Some(layout::Kind::Blocks(blocks)) => {
+                for extent in &blocks.extents {
+                    holders.extend(extent.workers.iter().map(|worker| (*worker, content(extent.version))));
+                }
+            }
+            Some(layout::Kind::Ufs(_)) => {
+                let workers = self.core.workers.list(&self.core, deadline).await?;
+                holders.extend(workers.iter().filter(|info| info.live).map(|info| (info.id, content(0))));
+            }
+            _ => {}
+        }
+        let mut maps = Vec::new();
+        for (worker, content) in holders {
+            let request = ContentMapRequest { content: Some(content) };
+            let map = self.core.workers.call(&self.core, worker, Method::ContentMap, &request, deadline).await;
+            match map {
+                Ok(map) => maps.push((worker, map)),
+                // It holds nothing of it.
+                Err(error) if matches!(error.kind(), ErrorKind::VersionMismatch | ErrorKind::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(maps)
+    }
+
+    /// The workers that the master knows.
+    pub async fn workers(&self) -> Result<ListWorkersReply> {
+        let (reply, _) = self.core.ask(Method::ListWorkers, |_| ListWorkersRequest {}, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// The state of the cluster.
+    pub async fn report(&self) -> Result<ReportReply> {
+        let (reply, _) = self.core.ask(Method::Report, |_| ReportRequest {}, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// The under file systems that are mounted.
+    pub async fn mount_table(&self) -> Result<MountTableReply> {
+        let (reply, _) = self.core.ask(Method::MountTable, |_| MountTableRequest {}, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// Mounts an under file system; the number of the mount.
+    pub async fn mount_ufs(&self, mount: MountUfs) -> Result<u64> {
+        let core = &self.core;
+        let settle = |core: &Arc<Core>, done: Done| {
+            core.cache.doubt(&[ROOT_INODE]);
+            done.outcome.id
+        };
+        core.mutate(CommandBody::MountUfs(mount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
+    }
+
+    /// Unmounts the under file system at a path.
+    pub async fn umount_ufs(&self, path: &[u8]) -> Result<()> {
+        let core = &self.core;
+        let umount = UmountUfs { path: bytes::Bytes::copy_from_slice(path) };
+        let settle = |core: &Arc<Core>, _: Done| core.cache.doubt(&[ROOT_INODE]);
+        core.mutate(CommandBody::UmountUfs(umount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
+    }
+
+    /// Fills a range of an under file system's object into the cache of its home workers; bytes that came from the store.
+    /// 0 for files whose bytes Curvine holds itself.
+    pub async fn fill(&self, inode: InodeId, offset: u64, length: u64) -> Result<u64> {
+        let reply = self.layout(inode).await?;
+        let Some(placed) = reply.layout else { return Ok(0) };
+        let Some(layout::Kind::Ufs(ufs)) = &placed.kind else { return Ok(0) };
+        let content = ContentId { inode, generation: placed.generation, version: 0 };
+        let end = offset.saturating_add(length).min(ufs.size);
+        let block_size = ufs.block_size.max(1);
+        let blocks = (offset / block_size..end.div_ceil(block_size)).filter(|_| offset < end);
+        let fills = stream::iter(blocks).map(|block| {
+            let from = offset.max(block * block_size);
+            let until = end.min((block + 1) * block_size);
+            self.fill_block(content, ufs, block, from, until - from)
+        });
+        fills.buffer_unordered(FILLS_AT_ONCE).try_fold(0, |sum, fetched| async move { Ok(sum + fetched) }).await
+    }
+
+    async fn fill_block(&self, content: ContentId, _: &UfsLayout, block: u64, offset: u64, length: u64) -> Result<u64> {
+        let core = &self.core;
+        let deadline = core.data_deadline();
+        let mut pause = Pause::new(deadline);
+        loop {
+            let workers = core.workers.list(core, deadline).await?;
+            let live = workers.iter().filter(|info| info.live).map(|info| info.id);
+            let home = home::ranked(live, content.inode, block).first().copied();
+            let error = match home {
+                Some(home) => {
+                    let request = FillRequest { content: Some(content), offset, length };
+                    match core.workers.call::<_, FillReply>(core, home, Method::Fill, &request, deadline).await {
+                        Ok(reply) => return Ok(reply.fetched),
+                        Err(error) => error,
+                    }
+                }
+                None => Error::new(ErrorKind::Unavailable, "no worker is alive"),
+            };
+            if error.kind() == ErrorKind::VersionMismatch || !may_pass(&error) {
+                return Err(error);
+            }
+            pause.wait(error).await?;
+        }
+    }
+}

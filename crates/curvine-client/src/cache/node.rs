@@ -1,0 +1,80 @@
+//! What is cached of one inode, and which of two states of it is the newer.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use curvine_proto::{Attr, LiveAttr, Time};
+use curvine_types::InodeId;
+
+#[derive(Default)]
+pub(super) struct Node {
+    /// Nothing below is believed without it.
+    pub lease: Option<Held>,
+    pub attr: Option<Attr>,
+    pub names: HashMap<Box<[u8]>, KnownName>,
+    /// Highest change of the directory that a cached name came with.
+    pub names_change: u64,
+    /// Open files and operations that must not lose the lease by eviction.
+    pub pins: u32,
+    /// Used since the last look of the eviction hand.
+    pub hot: bool,
+    /// The lease under which the kernel may have got pages.
+    pub pages: Option<u64>,
+}
+
+/// A lease that was granted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Number of the newest grant.
+    pub number: u64,
+    /// Number of the first grant without a break since; names this tenure.
+    pub tenure: u64,
+    /// Boot time at which it ends by itself.
+    pub ends: Duration,
+}
+
+/// A name present (inode) or absent (0), as of a change of its directory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct KnownName {
+    pub inode: InodeId,
+    pub change: u64,
+}
+
+/// Which state of an inode was seen. The log's `change` decides; within one change of a live file its strictly rising mtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Version {
+    change: u64,
+    mtime: Option<(i64, u32)>,
+}
+
+impl Version {
+    pub(super) fn of(attr: &Attr) -> Self {
+        let mtime = if attr.live { attr.mtime.as_ref().map(Time::key) } else { None };
+        Self { change: attr.change, mtime }
+    }
+
+    /// Whether this state is at least as new. Sealed and live with one change: the seal keeps what was live, so either will do.
+    pub(super) fn reaches(self, known: Version) -> bool {
+        match self.change.cmp(&known.change) {
+            std::cmp::Ordering::Equal => self.mtime.is_none() || self.mtime >= known.mtime,
+            order => order.is_gt(),
+        }
+    }
+}
+
+/// Takes what the primary worker said, unless something newer from it is in `attr` already.
+pub(super) fn merge_live(attr: &mut Attr, live: &LiveAttr) {
+    let key = |time: &Option<Time>| time.as_ref().map(Time::key);
+    if attr.live && key(&live.mtime) < key(&attr.mtime) {
+        return;
+    }
+    attr.live = true;
+    attr.size = live.size;
+    attr.blocks = live.blocks;
+    if live.mtime.is_some() {
+        attr.mtime = live.mtime;
+        if key(&attr.ctime) < key(&live.mtime) {
+            attr.ctime = live.mtime;
+        }
+    }
+}
