@@ -54,9 +54,10 @@ impl BlockStore {
         self.plan(&content, &state, start, end).ok()
     }
 
-    /// Which of the chunks `first..end` of a clean copy are absent; of content that is not here, all. Takes no look at the disk.
+    /// Which of the chunks `first..end` of a clean copy are absent; of content that is not here or out of service, all. Takes
+    /// no look at the disk.
     pub fn missing_chunks(&self, key: ContentKey, first: u64, end: u64) -> Vec<u64> {
-        let Some(content) = self.get(key) else { return (first..end).collect() };
+        let Ok(content) = self.find(key) else { return (first..end).collect() };
         let state = content.state.read();
         let cached = state.kind == ContentKind::Cached && !state.deleted;
         (first..end).filter(|number| !cached || state.chunks.get(*number).is_none()).collect()

@@ -140,6 +140,15 @@ pub struct ReadPlan {
     pub live: bool,
 }
 
+impl ReadPlan {
+    /// The plan for content of `size` bytes of which nothing is here.
+    pub fn absent(offset: u64, len: u64, size: u64) -> Self {
+        let (start, end) = widen(offset, len, size);
+        let segments = if start < end { vec![Segment::Absent { offset: start, len: end - start }] } else { Vec::new() };
+        Self { segments, size, live: false }
+    }
+}
+
 /// State of a 1 MiB chunk. The numbers are those of `ContentMapReply.states`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

@@ -1,38 +1,32 @@
 //! The worker: serves, fills and deletes file data.
 //!
 //! A thin shell over `curvine-blockstore` (what is on the local disks) and `curvine-ufs` (where absent data comes from).
+//! What always holds: authoritative content is served only under a lease from the master; blocking disk work runs on a
+//! bounded pool; data in memory has a budget; every wait ends by a deadline.
+//!
+//! The way of a read: `service` -> `read` -> plan of the block store -> `sendfile`, or `reply` (a verified buffer); absent
+//! parts of a cached copy -> `fetch` (one flight per chunk) -> `source` (where it comes from) -> store -> back into the block
+//! store.
 
+mod authoritative;
+mod cached;
+mod clock;
+mod disk;
+mod engine;
+mod fetch;
+mod flight;
+mod membership;
 mod options;
+mod reply;
+mod service;
+mod source;
+mod stats;
+mod worker;
+
+#[cfg(test)]
+mod test_util;
+#[cfg(test)]
+mod worker_test;
 
 pub use options::WorkerOptions;
-
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use curvine_types::Result;
-
-/// A running worker.
-pub struct Worker {}
-
-impl Worker {
-    /// Opens the tier directories, binds the sockets and starts to register with the master. Returns once the worker
-    /// serves its sockets; `registered` tells when the master knows it.
-    pub async fn start(_options: WorkerOptions) -> Result<Worker> {
-        todo!()
-    }
-
-    /// Where the RPC service listens.
-    pub fn address(&self) -> SocketAddr {
-        todo!()
-    }
-
-    /// Waits until the master has accepted this worker and its inventory.
-    pub async fn registered(&self, _timeout: Duration) -> Result<()> {
-        todo!()
-    }
-
-    /// Stops taking requests, lets those in hand finish for up to `grace`, and makes everything durable.
-    pub async fn shutdown(self, _grace: Duration) {
-        todo!()
-    }
-}
+pub use worker::{Worker, WorkerGauges};

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use curvine_blockstore::TierConfig;
-use curvine_types::Secret;
+use curvine_blockstore::{TierConfig, TierKind};
+use curvine_config::{ClusterConf, DataDirKind};
+use curvine_types::{Result, Secret};
 
 /// Settings of one worker; every limit is a named field.
 #[derive(Clone, Debug)]
@@ -57,5 +58,48 @@ impl Default for WorkerOptions {
             master_timeout: Duration::from_secs(10),
             open_files: 4096,
         }
+    }
+}
+
+impl WorkerOptions {
+    /// The settings of the sections `[worker]`, `[client]` (where the masters are) and `[security]`.
+    pub fn from_conf(conf: &ClusterConf) -> Result<Self> {
+        let worker = &conf.worker;
+        let tiers: Vec<TierConfig> = worker
+            .data_dir
+            .iter()
+            .map(|dir| TierConfig {
+                dir: dir.path.clone(),
+                kind: match dir.kind {
+                    DataDirKind::Mem => TierKind::Mem,
+                    DataDirKind::Ssd => TierKind::Ssd,
+                    DataDirKind::Hdd => TierKind::Hdd,
+                },
+                quota: dir.quota,
+                reserve: worker.dir_reserved,
+            })
+            .collect();
+        let socket = match worker.socket_path.to_str() {
+            Some("none") => None,
+            Some("") => tiers.first().map(|tier| tier.dir.join("worker.sock")),
+            _ => Some(worker.socket_path.clone()),
+        };
+        let listen = if conf.general.bind_hostname.is_empty() { &worker.hostname } else { &conf.general.bind_hostname };
+        Ok(Self {
+            masters: conf.client.master_addrs.iter().map(ToString::to_string).collect(),
+            hostname: worker.hostname.clone(),
+            bind: format!("{listen}:{}", worker.rpc_port),
+            web_port: 0,
+            socket,
+            secret: conf.secret()?,
+            tiers,
+            memory_limit: worker.memory_limit,
+            disk_threads: worker.disk_threads as usize,
+            ufs_concurrency: worker.ufs_concurrency as usize,
+            read_ahead_max: worker.ufs_read_ahead,
+            ufs_timeout: worker.ufs_timeout,
+            master_timeout: worker.master_timeout,
+            open_files: worker.open_files as usize,
+        })
     }
 }

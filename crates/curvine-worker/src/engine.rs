@@ -1,0 +1,138 @@
+//! What the parts of a worker share once its cluster is known.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use curvine_blockstore::{BlockStore, TierStatus, Timestamp};
+use curvine_proto::{LiveAttr, TierInfo, Time, WorkerStats};
+use curvine_types::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::boot_time;
+use crate::disk::DiskPool;
+use crate::fetch::Fetcher;
+use crate::source::Sources;
+use crate::stats::Stats;
+
+pub(crate) struct Engine {
+    pub store: Arc<BlockStore>,
+    pub disk: Arc<DiskPool>,
+    pub sources: Arc<Sources>,
+    pub fetcher: Arc<Fetcher>,
+    pub stats: Arc<Stats>,
+    pub lease: Lease,
+    /// Replies being built and sent.
+    pub replies: ByteBudget,
+}
+
+impl Engine {
+    /// For the heartbeat.
+    pub fn worker_stats(&self) -> WorkerStats {
+        let (ufs_requests, ufs_bytes) = self.sources.counts();
+        WorkerStats {
+            bytes_read: self.stats.bytes_read.load(Relaxed),
+            bytes_written: self.stats.bytes_written.load(Relaxed),
+            ufs_bytes,
+            ufs_requests,
+            cache_hits: self.stats.hits.load(Relaxed),
+            cache_misses: self.stats.misses.load(Relaxed),
+            checksum_errors: self.store.gauges().checksum_errors,
+        }
+    }
+
+    /// For registration and heartbeat. Looks at the disks.
+    pub fn tier_infos(&self) -> Vec<TierInfo> {
+        self.store.tiers().into_iter().map(tier_info).collect()
+    }
+}
+
+fn tier_info(tier: TierStatus) -> TierInfo {
+    TierInfo {
+        dir: tier.dir.display().to_string(),
+        kind: tier.kind.name().to_string(),
+        capacity: tier.capacity,
+        used: tier.used,
+        available: tier.available,
+        files: tier.files,
+        state: tier.state,
+    }
+}
+
+/// Until when the master takes this worker for alive, at least. Counted from when a request was sent, so that it ends here
+/// before it ends there.
+#[derive(Default)]
+pub(crate) struct Lease(Mutex<Duration>);
+
+impl Lease {
+    /// The master has answered a request that was sent at `sent` (`boot_time`).
+    pub fn renew(&self, sent: Duration, length: Duration) {
+        let mut until = self.0.lock();
+        *until = (*until).max(sent + length);
+    }
+
+    /// `Unavailable` if the lease has run out: another worker may be the authority by now.
+    pub fn check(&self) -> Result<()> {
+        if boot_time() < *self.0.lock() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unavailable, "the worker has not heard from the master for a lease time"))
+    }
+}
+
+/// A budget of bytes in memory.
+#[derive(Clone)]
+pub(crate) struct ByteBudget {
+    permits: Arc<Semaphore>,
+    limit: u64,
+}
+
+impl ByteBudget {
+    /// Unit of the budget, so that it fits the semaphore.
+    const UNIT: u64 = 4096;
+
+    /// `bytes`, but never below `least`, the largest amount that is ever taken.
+    pub fn new(bytes: u64, least: u64) -> Self {
+        let units = bytes.max(least).div_ceil(Self::UNIT).min(Semaphore::MAX_PERMITS as u64 >> 1);
+        Self { permits: Arc::new(Semaphore::new(units as usize)), limit: units * Self::UNIT }
+    }
+
+    /// Waits for `bytes`; `Overloaded` at the deadline.
+    pub async fn take(&self, bytes: u64, deadline: Instant) -> Result<OwnedSemaphorePermit> {
+        let units = Self::units(bytes);
+        match timeout_at(deadline, self.permits.clone().acquire_many_owned(units)).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(Error::new(ErrorKind::Overloaded, "the memory budget of the worker is in use")
+                .with("limit", self.limit)),
+        }
+    }
+
+    /// Takes `bytes` if nobody has to wait for it.
+    pub fn try_take(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().try_acquire_many_owned(Self::units(bytes)).ok()
+    }
+
+    /// Bytes taken now, and the limit.
+    pub fn used(&self) -> (u64, u64) {
+        (self.limit - self.permits.available_permits() as u64 * Self::UNIT, self.limit)
+    }
+
+    fn units(bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(Self::UNIT)).unwrap_or(u32::MAX)
+    }
+}
+
+/// Attributes as the wire has them.
+pub(crate) fn live_attr(attr: curvine_blockstore::LiveAttr) -> LiveAttr {
+    LiveAttr { size: attr.size, mtime: Some(Time::new(attr.mtime.sec, attr.mtime.nsec)), blocks: attr.blocks }
+}
+
+/// A time as the block store has it.
+pub(crate) fn timestamp(time: &Time) -> Result<Timestamp> {
+    if time.nsec >= 1_000_000_000 {
+        return Err(Error::new(ErrorKind::InvalidArgument, "a time has less than 10^9 nanoseconds"));
+    }
+    Ok(Timestamp { sec: time.sec, nsec: time.nsec })
+}
