@@ -1,0 +1,172 @@
+//! Several mounts of one cluster at once: everything that they were told must have one explanation.
+//!
+//! `CURVINE_COHERENCE_SECONDS` sets the duration of each run, `CURVINE_COHERENCE_SEED` repeats its choices (the threads' timing
+//! stays free).
+
+#[path = "coherence/mod.rs"]
+mod coherence;
+mod harness;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use coherence::history::Clock;
+use coherence::verdict::{Findings, judge};
+use coherence::workload::{self, Round};
+use harness::{Cluster, Plan, Rng, Role};
+
+const MOUNTS: usize = 3;
+
+fn plan() -> Plan {
+    Plan { mounts: MOUNTS, limit: Duration::from_secs(600), ..Plan::default() }
+        .set("client", "rpc_timeout_ms", "15000")
+        .set("client", "data_timeout_ms", "10000")
+}
+
+/// What a run came to.
+#[derive(Default)]
+struct Summary {
+    rounds: usize,
+    calls: usize,
+    unknown: usize,
+    objects: usize,
+    undecided: usize,
+    violations: Vec<String>,
+}
+
+impl Summary {
+    fn add(&mut self, calls: usize, unknown: usize, findings: Findings) {
+        self.rounds += 1;
+        self.calls += calls;
+        self.unknown += unknown;
+        self.objects += findings.objects;
+        self.undecided += findings.undecided;
+        self.violations.extend(findings.violations);
+    }
+}
+
+/// Rounds until the time is over or a violation was found.
+fn run(cluster: &Cluster, rng: &mut Rng, time: Duration, faults: bool) -> Summary {
+    let clock = Clock::start();
+    let end = Instant::now() + time;
+    let mut summary = Summary::default();
+    while Instant::now() < end && summary.violations.is_empty() {
+        let name = format!("round-{}", summary.rounds);
+        let patience = if faults { Duration::from_secs(60) } else { Duration::ZERO };
+        let maker = cluster.mount(0).join(&name);
+        harness::until("a directory for the round", Duration::from_secs(60), || match workload::prepare(&maker) {
+            Ok(()) => Some(()),
+            Err(_) if faults => {
+                let _ = std::fs::remove_dir_all(&maker);
+                None
+            }
+            Err(error) => panic!("cannot prepare {}: {error}", maker.display()),
+        });
+        let round = Round {
+            views: (0..MOUNTS).map(|mount| cluster.mount(mount).join(&name)).collect(),
+            threads_per_mount: 2,
+            calls_per_thread: 60,
+            time: Duration::from_secs(4),
+            faults,
+            patience,
+        };
+        let history = workload::run(&round, clock, rng);
+        let (calls, unknown) = (history.calls, history.unknown);
+        summary.add(calls, unknown, judge(history));
+    }
+    println!(
+        "{} rounds, {} calls ({} of unknown outcome), {} objects ({} undecided), {} violations",
+        summary.rounds, summary.calls, summary.unknown, summary.objects, summary.undecided, summary.violations.len()
+    );
+    summary
+}
+
+fn assert_clean(summary: &Summary) {
+    for violation in summary.violations.iter().take(5) {
+        eprintln!("{violation}\n");
+    }
+    assert!(summary.violations.is_empty(), "{} violations, the first ones above", summary.violations.len());
+    assert!(summary.rounds > 0 && summary.calls > 300, "{} calls prove nothing", summary.calls);
+    assert!(summary.undecided * 100 <= summary.objects, "{} of {} undecided", summary.undecided, summary.objects);
+}
+
+#[test]
+fn mounts_agree() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
+    let cluster = Cluster::start(plan());
+    let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 10);
+    let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), false);
+    assert_clean(&summary);
+    cluster.finish();
+}
+
+#[test]
+fn a_mount_that_ignores_recalls_is_found() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
+    let mut plan = plan().set("", "testing", "true");
+    plan.environment.push((1, "CURVINE_FAULT_IGNORE_RECALLS", "1"));
+    let cluster = Cluster::start(plan);
+    let summary = run(&cluster, &mut rng, Duration::from_secs(30), false);
+    let first = summary.violations.first().expect("the checker did not notice a mount that ignores recalls");
+    println!("found after {} calls: {first}", summary.calls);
+}
+
+#[test]
+fn mounts_agree_while_master_and_workers_are_killed() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
+    let cluster = Cluster::start(plan());
+    let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 15);
+    let over = AtomicBool::new(false);
+    let mut dice = rng.split();
+    let (summary, kills) = std::thread::scope(|scope| {
+        let killer = scope.spawn(|| kill_at_random(&cluster, &mut dice, &over));
+        // The guard ends the killer also when the run panics.
+        let guard = RaiseOnDrop(&over);
+        let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), true);
+        drop(guard);
+        (summary, killer.join().expect("the killer"))
+    });
+    println!("{kills} kills");
+    assert!(kills >= 2, "nothing was killed");
+    assert_clean(&summary);
+    cluster.finish();
+}
+
+struct RaiseOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for RaiseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+fn kill_at_random(cluster: &Cluster, rng: &mut Rng, over: &AtomicBool) -> usize {
+    let mut kills = 0;
+    let pause = |rng: &mut Rng, millis: u64| {
+        let end = Instant::now() + Duration::from_millis(rng.below(millis));
+        while Instant::now() < end && !over.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    while !over.load(Ordering::SeqCst) {
+        pause(rng, 2500);
+        let role = *rng.pick(&[Role::Master, Role::Worker(0), Role::Worker(1)]);
+        cluster.kill(role);
+        kills += 1;
+        pause(rng, 1000);
+        cluster.begin(role);
+    }
+    kills
+}

@@ -1,0 +1,114 @@
+//! Checks a history object by object and says in words what cannot be explained.
+
+use std::collections::BTreeSet;
+use std::fmt::{Debug, Write};
+
+use super::history::{History, LogCall};
+use super::linear::{Model, Timed, Verdict, check};
+use super::models::{Cell, Log, LogOp, Mode, NameOp, Names, Sight, Size};
+
+/// The permission bits with which the workload makes files.
+pub const NEW_MODE: u32 = 0o644;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Each a violation, told with the operations around it.
+    pub violations: Vec<String>,
+    /// Objects with too many possibilities.
+    pub undecided: usize,
+    pub objects: usize,
+}
+
+/// Checks everything.
+pub fn judge(mut history: History) -> Findings {
+    history.spread_cuts();
+    let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
+    findings.object("the names", &Names { foundlings: foundlings(&history.names) }, &history.names);
+    for (inode, ops) in &history.sizes {
+        findings.object(&format!("the size of inode {inode}"), &Size, ops);
+    }
+    for (inode, ops) in &history.modes {
+        findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
+    }
+    for ((inode, offset), ops) in &history.cells {
+        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, ops);
+    }
+    for (log, calls) in &history.logs {
+        match in_order(calls) {
+            Ok((model, ops)) => findings.object(&format!("log {log}"), &model, &ops),
+            Err(complaint) => findings.violations.push(format!("log {log}: {complaint}")),
+        }
+    }
+    findings
+}
+
+impl Findings {
+    fn object<M: Model>(&mut self, name: &str, model: &M, ops: &[Timed<M::Op>]) {
+        self.objects += 1;
+        match check(model, ops) {
+            Verdict::Explained => {}
+            Verdict::Undecided => self.undecided += 1,
+            Verdict::Unexplained(index) => self.violations.push(tell(name, ops, index)),
+        }
+    }
+}
+
+/// Inodes that were seen but that no call of known outcome made.
+fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
+    let mut seen = BTreeSet::new();
+    let mut made = BTreeSet::new();
+    for timed in ops {
+        match timed.op {
+            NameOp::See { sight: Sight::File(inode), .. } => drop(seen.insert(inode)),
+            NameOp::Create { inode: Some(inode), .. } => drop(made.insert(inode)),
+            _ => {}
+        }
+    }
+    seen.difference(&made).copied().collect()
+}
+
+/// The order of the records, and the calls as operations on their number; an error if two reads contradict each other.
+fn in_order(calls: &[Timed<LogCall>]) -> Result<(Log, Vec<Timed<LogOp>>), String> {
+    let reads = calls.iter().filter_map(|timed| if let LogCall::Read(records) = &timed.op { Some(records) } else { None });
+    let order = reads.clone().max_by_key(|records| records.len()).cloned().unwrap_or_default();
+    for records in reads {
+        if !order.starts_with(records) {
+            let at = order.iter().zip(records).take_while(|(one, other)| one == other).count();
+            return Err(format!("two reads differ at record {at}: {:x?} and {:x?}", &order[at..], &records[at..]));
+        }
+    }
+    if order.iter().collect::<BTreeSet<_>>().len() != order.len() {
+        return Err(format!("a record is there twice: {order:x?}"));
+    }
+    let op = |call: &LogCall| match call {
+        LogCall::Append(stamp) => LogOp::Append(*stamp),
+        LogCall::Read(records) => LogOp::See(records.len()),
+        LogCall::Count(count) => LogOp::See(*count),
+    };
+    let ops = calls
+        .iter()
+        .map(|timed| Timed { op: op(&timed.op), invoked: timed.invoked, returned: timed.returned, who: timed.who })
+        .collect();
+    Ok((Log { order }, ops))
+}
+
+/// The operation that nothing explains, and those on the same object before it and during it.
+fn tell<Op: Debug>(name: &str, ops: &[Timed<Op>], index: usize) -> String {
+    const BEFORE: usize = 24;
+    let culprit = &ops[index];
+    let end = culprit.returned.unwrap_or(u64::MAX);
+    let mut shown: Vec<&Timed<Op>> = ops.iter().filter(|timed| timed.invoked <= end).collect();
+    shown.sort_by_key(|timed| (timed.returned.unwrap_or(u64::MAX), timed.invoked));
+    let skipped = shown.len().saturating_sub(BEFORE);
+    let mut text = format!("{name}: nothing explains {:?} of thread {}", culprit.op, culprit.who);
+    if skipped > 0 {
+        let _ = write!(text, "\n    ({skipped} earlier ones)");
+    }
+    for timed in &shown[skipped..] {
+        let returned = timed.returned.map_or("?".to_string(), |returned| format!("{:.3}", returned as f64 / 1e6));
+        let mark = if std::ptr::eq(*timed, culprit) { " <==" } else { "" };
+        let _ = write!(text, "\n    {:>12.3} .. {returned:>12} ms  thread {}  {:?}{mark}", timed.invoked as f64 / 1e6, timed.who, timed.op);
+    }
+    text
+}

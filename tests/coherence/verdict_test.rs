@@ -1,0 +1,72 @@
+//! Whole histories: what is wrong is found, and said.
+
+use super::history::{History, LogCall, STAMP, Span};
+use super::models::{ModeOp, NameOp, Sight};
+use super::verdict::judge;
+
+fn at(invoked: u64, returned: u64) -> Span {
+    Span { invoked, returned: Some(returned), who: 0 }
+}
+
+#[test]
+fn a_sound_history_has_no_violation() {
+    let mut history = History::default();
+    history.name(at(0, 5), NameOp::Create { name: 0, inode: Some(3), exclusive: true });
+    history.write(at(10, 15), 3, 4096, 16_384, STAMP | 1);
+    let mut content = vec![0; 4096];
+    content.extend((STAMP | 1).to_le_bytes().repeat(1536));
+    history.read(at(20, 25), 3, 0, 65_536, &content);
+    history.saw_size(at(20, 25), 3, 16_384);
+    history.mode(at(20, 25), 3, ModeOp::See(0o644));
+    history.name(at(30, 35), NameOp::See { name: 0, sight: Sight::File(3) });
+    let findings = judge(history);
+    assert!(findings.violations.is_empty(), "{findings:?}");
+    assert!(findings.objects > 8 && findings.undecided == 0, "{findings:?}");
+}
+
+#[test]
+fn a_stale_read_is_told_with_what_contradicts_it() {
+    let mut history = History::default();
+    history.write(at(0, 5), 3, 0, 8, STAMP | 1);
+    history.write(at(10, 15), 3, 0, 8, STAMP | 2);
+    history.read(at(20, 25), 3, 0, 8, &(STAMP | 1).to_le_bytes());
+    let findings = judge(history);
+    assert_eq!(findings.violations.len(), 1, "{findings:?}");
+    let text = &findings.violations[0];
+    assert!(text.starts_with("the content of inode 3 at 0: nothing explains See"), "{text}");
+    assert_eq!(text.lines().count(), 4, "{text}");
+}
+
+#[test]
+fn a_short_file_and_a_stale_size_are_violations() {
+    let mut history = History::default();
+    history.write(at(0, 5), 3, 0, 4096, STAMP | 1);
+    history.read(at(10, 15), 3, 0, 4096, &[]);
+    history.saw_size(at(10, 15), 3, 0);
+    assert_eq!(judge(history).violations.len(), 4, "three samples and the size");
+}
+
+#[test]
+fn bytes_that_nobody_wrote_are_a_violation() {
+    let mut history = History::default();
+    history.read(at(0, 5), 3, 24, 40, &[1; 16]);
+    assert_eq!(judge(history).violations.len(), 1);
+}
+
+#[test]
+fn logs_that_lose_repeat_or_swap_records_are_violations() {
+    let log = |calls: &[LogCall]| {
+        let mut history = History::default();
+        for (call, turn) in calls.iter().zip((0..).step_by(10)) {
+            history.log(at(turn, turn + 5), 0, call.clone());
+        }
+        judge(history).violations.len()
+    };
+    use LogCall::*;
+    assert_eq!(log(&[Append(1), Append(2), Read(vec![1, 2]), Count(2)]), 0);
+    assert_eq!(log(&[Append(1), Append(2), Read(vec![2])]), 1);
+    assert_eq!(log(&[Append(1), Append(2), Read(vec![2, 1])]), 1);
+    assert_eq!(log(&[Append(1), Read(vec![1, 1])]), 1);
+    assert_eq!(log(&[Append(1), Append(2), Read(vec![1, 2]), Read(vec![1])]), 1);
+    assert_eq!(log(&[Append(1), Count(0)]), 1);
+}
