@@ -99,5 +99,9 @@ async fn main() -> Result<()> {
         count as f64 / status.last_index as f64
     );
     replica.shutdown().await;
+    let started = Instant::now();
+    let replica = Replica::open(Options::new(&dir), Counter::default()).await?;
+    println!("leads again after {:?} with {} MiB of log", started.elapsed(), replica.status().log_bytes >> 20);
+    replica.shutdown().await;
     std::fs::remove_dir_all(&dir).map_err(|source| curvine_types::Error::from_io(source, "cannot clean up"))
 }

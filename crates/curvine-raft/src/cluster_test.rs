@@ -186,6 +186,81 @@ async fn a_follower_takes_over_from_a_lost_leader_and_nothing_acknowledged_is_lo
     }
 }
 
+/// A member behind a real server on a Unix socket.
+struct Served {
+    replica: Replica<Journal>,
+    server: curvine_rpc::Server,
+    _dir: TempDir,
+}
+
+async fn serve(position: usize) -> Served {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("raft.sock");
+    let data = dir.path().join("log");
+    let node = Replica::<Journal>::create(&data, CLUSTER).unwrap();
+    let auth = curvine_rpc::Auth {
+        secret: curvine_types::Secret::new(*b"secret"),
+        role: curvine_proto::PeerRole::Master,
+        cluster: Arc::new(curvine_rpc::ClusterCell::new(CLUSTER)),
+        hostname: "localhost".into(),
+        id: node.node,
+    };
+    let limits = curvine_rpc::Limits::default();
+    let transport = crate::RpcTransport::new(curvine_rpc::Connector::new(auth.clone(), limits.clone()));
+    let options = Options {
+        heartbeat: Duration::from_millis(50),
+        election_timeout: Duration::from_millis(250),
+        address: format!("unix:{}", socket.display()),
+        bootstrap: position == 0,
+        ..options(&data)
+    };
+    let replica = Replica::open_with(options, Journal::default(), Some(Arc::new(transport))).await.unwrap();
+    let server =
+        curvine_rpc::Server::bind(None, Some(socket), auth, limits, Arc::new(replica.service())).await.unwrap();
+    Served { replica, server, _dir: dir }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn replicas_replicate_over_the_rpc_and_survive_the_loss_of_one() {
+    let mut members = Vec::new();
+    for position in 0..3 {
+        members.push(serve(position).await);
+    }
+    let first = members[0].replica.clone();
+    for sequence in 1..40 {
+        first.propose(command(sequence, 64 << 10)).await.unwrap();
+    }
+    for member in &members[1..] {
+        let address = format!("unix:{}", member._dir.path().join("raft.sock").display());
+        first.add_voter(member.replica.node().node, &address).await.unwrap();
+    }
+    for sequence in 40..60 {
+        first.propose(command(sequence, 64 << 10)).await.unwrap();
+    }
+    first.read_barrier().await.unwrap();
+    let stopped = members.remove(0);
+    stopped.server.shutdown(Duration::from_secs(1)).await;
+    stopped.replica.shutdown().await;
+    assert!(!stopped.replica.leader().leading);
+    let replicas: Vec<_> = members.iter().map(|member| member.replica.clone()).collect();
+    let waits = replicas.iter().map(|replica| {
+        let mut changes = replica.leader_changes();
+        Box::pin(async move {
+            changes.wait_for(|leader| leader.leading).await.unwrap();
+            replica
+        })
+    });
+    let waiting = futures::future::select_all(waits);
+    let (next, ..) = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("no leader");
+    next.propose(command(60, 10)).await.unwrap();
+    next.read_barrier().await.unwrap();
+    assert_eq!(next.state().read().sequences(), (1..=60).collect::<Vec<_>>());
+    for member in members {
+        member.replica.shutdown().await;
+        member.server.shutdown(Duration::from_secs(1)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_leader_that_is_cut_off_acknowledges_nothing_and_confirms_no_read() {
     let net = Net::default();

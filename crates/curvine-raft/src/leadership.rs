@@ -32,6 +32,7 @@ pub(crate) async fn watch_leadership<S: StateMachine>(
 ) {
     let mut metrics = raft.metrics();
     let mut mode = health.subscribe();
+    let _closed = Resign(&current);
     loop {
         let (next, stopped) = {
             let metrics = metrics.borrow_and_update();
@@ -77,5 +78,14 @@ pub(crate) async fn watch_leadership<S: StateMachine>(
             changed = metrics.changed() => if changed.is_err() { return },
             changed = mode.changed() => if changed.is_err() { return },
         }
+    }
+}
+
+/// Whatever ends the watching, this replica is not said to lead any more.
+struct Resign<'a>(&'a watch::Sender<LeaderState>);
+
+impl Drop for Resign<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(LeaderState::default());
     }
 }

@@ -12,7 +12,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// A log segment is closed when it has grown to this many bytes.
     pub segment_bytes: u64,
-    /// A snapshot is taken when this many bytes of log have been written since the last one.
+    /// A snapshot is taken when at least this many bytes of log, and as many as the last snapshot has, were written since it. So
+    /// a small state restarts fast, and a large one is not written more often than the log itself.
     pub snapshot_log_bytes: u64,
     /// Snapshot files kept, the log behind the oldest of them too; at least 1.
     pub snapshots_kept: usize,
@@ -31,7 +32,7 @@ pub struct Options {
     pub queue_bytes: usize,
     /// Bytes of recent log entries kept in memory, so that applying and replicating them reads no file.
     pub cache_bytes: usize,
-    /// Bytes of disk set aside, so that a full disk can be left in order.
+    /// Bytes of disk set aside, so that a full disk can be left in order; 0: none. A disk with less than twice that is taken for full.
     pub disk_reserve: u64,
     /// How long a proposal or a read barrier may take before it fails with `TimedOut`.
     pub request_timeout: Duration,
@@ -53,7 +54,7 @@ impl Options {
         Self {
             dir: dir.into(),
             segment_bytes: 64 << 20,
-            snapshot_log_bytes: 256 << 20,
+            snapshot_log_bytes: 64 << 20,
             snapshots_kept: 2,
             batch_commands: limits::BATCH_COMMANDS_MAX,
             batch_bytes: limits::BATCH_BYTES_MAX,
@@ -62,7 +63,7 @@ impl Options {
             queue_limit: 65_536,
             queue_bytes: 64 << 20,
             cache_bytes: 16 << 20,
-            disk_reserve: 64 << 20,
+            disk_reserve: 32 << 20,
             request_timeout: Duration::from_secs(30),
             heartbeat: Duration::from_millis(250),
             election_timeout: Duration::from_millis(1000),

@@ -151,7 +151,7 @@ impl<S: StateMachine> Proposer<S> {
         let mut bytes = 0;
         while gathered.len() < self.options.batch_commands.max(1) {
             let Some(next) = held_over.take().or_else(|| self.queue.try_recv().ok()) else { break };
-            if !gathered.is_empty() && bytes + next.size > self.options.batch_bytes {
+            if !gathered.is_empty() && bytes + next.size > self.options.batch_bytes.min(COMMAND_MAX) {
                 *held_over = Some(next);
                 break;
             }

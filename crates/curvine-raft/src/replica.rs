@@ -32,6 +32,9 @@ use crate::{LeaderState, Member, Mode, NodeFile, Options, RaftService, RaftTrans
 /// A replica that is alone wins its election in a few fdatasyncs; slower disks than this are broken.
 const LEAD_WITHIN: Duration = Duration::from_secs(30);
 
+/// Stopping finishes the write that is under way; a disk that takes longer hangs.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
 /// One member of the replicated log with its state machine. Clones share it.
 pub struct Replica<S> {
     inner: Arc<Inner<S>>,
@@ -346,8 +349,15 @@ impl<S: StateMachine> Replica<S> {
     /// Stops: waiting proposals fail, files are closed, the directory can be opened again.
     pub async fn shutdown(&self) {
         self.inner.closing.send_replace(true);
-        if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(%error, "the log's core task did not end well");
+        let mut leader = self.inner.leader.clone();
+        let _ = leader.wait_for(|leader| !leader.leading).await; // resigns as soon as its task notices `closing`
+        match tokio::time::timeout(STOP_WITHIN, self.inner.raft.shutdown()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the log's core task did not end well"),
+            Err(_) => {
+                tracing::error!("the log did not stop in time; its disk does not answer");
+                return;
+            }
         }
         let writer = self.inner.writer.lock().take();
         if let Some(writer) = writer {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use curvine_proto::raft_append_reply::Result as AppendResult;
 use curvine_proto::{
-    RaftAppendReply, RaftAppendRequest, RaftMatched, RaftSnapshotReply, RaftSnapshotRequest, RaftVoteReply,
-    RaftVoteRequest,
+    Method, PeerRole, RaftAppendReply, RaftAppendRequest, RaftMatched, RaftSnapshotReply, RaftSnapshotRequest,
+    RaftVoteReply, RaftVoteRequest,
 };
+use curvine_rpc::{Call, Reply, Service};
 use curvine_types::{Error, ErrorKind, Result};
+use futures::future::BoxFuture;
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use tokio::sync::Mutex;
@@ -20,7 +22,7 @@ use crate::entry::{
 use crate::snapshot::SnapshotFile;
 use crate::snapshot::store::SnapshotStore;
 
-/// Answers other replicas. Clones share it.
+/// Answers other replicas: directly, or as the [`Service`] of the Raft port. Clones share it.
 #[derive(Clone)]
 pub struct RaftService {
     raft: Raft,
@@ -133,6 +135,24 @@ impl RaftService {
         if let Some(abandoned) = abandoned {
             let _ = std::fs::remove_file(&abandoned.data.path); // what stays is removed at the next start
         }
+    }
+}
+
+impl Service for RaftService {
+    fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Reply>> {
+        Box::pin(async move {
+            if call.peer.hello().role != PeerRole::Master as i32 {
+                return Err(Error::new(ErrorKind::Unauthenticated, "only masters replicate the log"));
+            }
+            match call.method {
+                Method::Ping => Ok(Reply::new(&curvine_proto::Empty {})),
+                Method::RaftAppend => Ok(Reply::new(&self.append(call.request()?).await?)),
+                Method::RaftVote => Ok(Reply::new(&self.vote(call.request()?).await?)),
+                Method::RaftSnapshot => Ok(Reply::new(&self.snapshot(call.request()?, call.data.clone()).await?)),
+                other => Err(Error::new(ErrorKind::NotSupported, "this port is for the log of the masters")
+                    .with("key", other.name())),
+            }
+        })
     }
 }
 

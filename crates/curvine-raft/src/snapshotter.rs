@@ -89,9 +89,7 @@ impl<S: StateMachine> Task<S> {
             tokio::select! {
                 _ = closing.wait_for(|closing| *closing) => return,
                 _ = look.tick() => {
-                    let due = tokio::time::Instant::now() >= not_before
-                        && self.log.memory.lock().bytes_after(self.snapshots.newest_index()) >= self.log_bytes;
-                    if !due {
+                    if tokio::time::Instant::now() < not_before || !self.is_due() {
                         continue;
                     }
                 }
@@ -113,6 +111,11 @@ impl<S: StateMachine> Task<S> {
                 let _ = request.send(result.as_ref().map_err(|failure| failure.to_string()).copied());
             }
         }
+    }
+
+    fn is_due(&self) -> bool {
+        let needed = self.snapshots.newest_bytes().max(self.log_bytes);
+        self.log.memory.lock().bytes_after(self.snapshots.newest_index()) >= needed
     }
 
     async fn take(&self) -> Result<()> {

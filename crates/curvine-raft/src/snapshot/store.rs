@@ -285,6 +285,11 @@ impl SnapshotStore {
         Some(Snapshot { meta: newest.meta.clone(), snapshot: Box::new(newest.data.clone()) })
     }
 
+    /// Bytes of the newest snapshot, 0: there is none.
+    pub fn newest_bytes(&self) -> u64 {
+        self.stored.lock().last().and_then(|newest| newest.data.file.len().ok()).unwrap_or(0)
+    }
+
     /// Index of the last entry in the newest snapshot, 0: there is none.
     pub fn newest_index(&self) -> u64 {
         self.stored.lock().last().map_or(0, |newest| index_of(&newest.meta))
