@@ -45,6 +45,9 @@ impl NodeFile {
         content.extend_from_slice(&node.node.to_le_bytes());
         content.extend_from_slice(&crc32c(&[&content]).to_le_bytes());
         replace_file(disk, &dir.join(NAME), &content)?;
+        if let Some(parent) = dir.canonicalize().map_err(failed)?.parent() {
+            disk.sync_dir(parent).map_err(failed)?; // the directory itself may be new
+        }
         Ok(node)
     }
 

@@ -113,7 +113,10 @@ impl<S: StateMachine> Proposer<S> {
             tokio::select! {
                 biased;
                 _ = self.closing.wait_for(|closing| *closing) => break,
-                Some(()) = in_flight.next(), if !in_flight.is_empty() => continue,
+                Some(()) = in_flight.next(), if !in_flight.is_empty() => {
+                    self.gauges.gauges.in_flight.store(in_flight.len(), Ordering::Relaxed);
+                    continue;
+                }
                 () = std::future::ready(()), if room && held_over.is_some() => {}
                 first = self.queue.recv(), if room && held_over.is_none() => match first {
                     Some(first) => held_over = Some(first),

@@ -155,6 +155,7 @@ impl<S: StateMachine> Replica<S> {
             snapshots.clone(),
             reader.clone(),
             options.snapshot_log_bytes,
+            health.clone(),
             closed,
         );
         let replica = Self {

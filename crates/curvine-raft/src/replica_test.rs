@@ -229,3 +229,42 @@ async fn who_waits_at_a_shutdown_is_answered() {
     }
     assert_eq!(replica.propose(command(1, 1)).await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
+
+#[tokio::test]
+async fn whatever_write_fails_whatever_was_acknowledged_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 3000, ..options(dir.path()) };
+    Replica::<Journal>::create(&options.dir, CLUSTER).unwrap();
+    let mut acknowledged: Vec<u64> = Vec::new();
+    let mut sequence = 0;
+    let mut failures = 0;
+    for round in 0u64..60 {
+        let disk = FaultDisk::default();
+        let Ok(replica) = Replica::open_on(Arc::new(disk.clone()), options.clone(), Journal::default(), None).await
+        else {
+            panic!("round {round}: the log was refused");
+        };
+        let have = replica.state().read().sequences();
+        assert!(have.is_sorted_by(|a, b| a < b), "round {round}: nothing twice, nothing out of order");
+        let mut rest = have.iter();
+        assert!(acknowledged.iter().all(|wanted| rest.any(|one| one == wanted)), "round {round}: something is lost");
+        let at = [At::Write, At::Sync, At::Create, At::Rename][round as usize % 4];
+        let fault_at = round * 7 % 13;
+        for step in 0..20 {
+            if step == fault_at {
+                disk.fail(at, "log-", Errno::IO, 1);
+            }
+            sequence += 1;
+            if replica.propose(command(sequence, 100)).await.is_ok() {
+                acknowledged.push(sequence);
+            }
+            if round % 5 == 0 && step == 10 {
+                let _ = replica.snapshot_now().await; // fails when the log has
+            }
+        }
+        failures += usize::from(matches!(replica.status().mode, Mode::Failed(_)));
+        replica.shutdown().await;
+    }
+    assert!(failures > 30, "the faults were met: {failures}");
+    assert!(acknowledged.len() > 300, "and so was success: {}", acknowledged.len());
+}

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::applier::Applier;
 use crate::entry::Raft;
+use crate::health::Health;
 use crate::log::store::LogReader;
 use crate::machine::StateMachine;
 use crate::proposer::stopped;
@@ -40,6 +41,7 @@ struct Task<S> {
     snapshots: Arc<SnapshotStore>,
     log: LogReader,
     log_bytes: u64,
+    health: Arc<Health>,
 }
 
 impl Snapshotter {
@@ -50,11 +52,12 @@ impl Snapshotter {
         snapshots: Arc<SnapshotStore>,
         log: LogReader,
         log_bytes: u64,
+        health: Arc<Health>,
         closing: watch::Receiver<bool>,
     ) -> Self {
         let (requests, receiver) = mpsc::channel(64);
         let error = Arc::new(Mutex::new(None));
-        let task = Task { raft, applier, snapshots, log, log_bytes: log_bytes.max(1) };
+        let task = Task { raft, applier, snapshots, log, log_bytes: log_bytes.max(1), health };
         tokio::spawn(task.run(receiver, error.clone(), closing));
         Self { requests, error }
     }
@@ -104,6 +107,8 @@ impl<S: StateMachine> Task<S> {
             let result = self.take().await;
             if let Err(failure) = &result {
                 tracing::error!(error = %failure, "no snapshot could be taken; the log keeps growing");
+            }
+            if result.is_err() || self.health.is_read_only() {
                 not_before = tokio::time::Instant::now() + RETRY_AFTER;
             }
             *error.lock() = result.as_ref().err().map(|failure| failure.to_string());
@@ -114,7 +119,10 @@ impl<S: StateMachine> Task<S> {
     }
 
     fn is_due(&self) -> bool {
-        let needed = self.snapshots.newest_bytes().max(self.log_bytes);
+        let needed = match self.health.is_read_only() {
+            true => 1, // a full disk: a snapshot may let go of some log
+            false => self.snapshots.newest_bytes().max(self.log_bytes),
+        };
         self.log.memory.lock().bytes_after(self.snapshots.newest_index()) >= needed
     }
 
