@@ -68,7 +68,7 @@ impl BlockStore {
             state.attr.size
         };
         let end = offset.saturating_add(data.len() as u64);
-        if offset % CHUNK_SIZE != 0 || end > size || (end % CHUNK_SIZE != 0 && end != size) {
+        if !offset.is_multiple_of(CHUNK_SIZE) || end > size || (!end.is_multiple_of(CHUNK_SIZE) && end != size) {
             return Err(Error::new(ErrorKind::InvalidArgument, "a fill covers whole chunks")
                 .with("offset", offset)
                 .with("length", data.len()));

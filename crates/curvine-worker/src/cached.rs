@@ -12,7 +12,6 @@ use curvine_types::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::fetch::RUN_MAX;
 use crate::reply::{Fetched, build_on, direct};
 use crate::stats::Stats;
 
@@ -43,10 +42,10 @@ pub(crate) async fn read(
         if let Some(absent) = absent {
             missed = true;
             let object = engine.sources.object(key, deadline).await?;
-            let flights = engine.fetcher.fetch(key, &object, absent.clone(), RUN_MAX);
+            let (joined, started) = engine.fetcher.fetch(key, &object, absent.clone());
             look_ahead(engine, key, request, &plan, read_ahead_max);
             let mut cargo = Vec::new();
-            for flight in flights {
+            for flight in joined.into_iter().chain(started) {
                 for number in flight.run.chunks().filter(|number| absent.contains(number)) {
                     let (bytes, held) = flight.chunk(number, deadline).await?;
                     fetched.push((number, bytes));
@@ -92,10 +91,13 @@ pub(crate) async fn fill(
     let last = end.div_ceil(CHUNK_SIZE);
     while number < last {
         let window = number..last.min(number + FILL_WINDOW);
-        let missing = engine.store.missing_chunks(key, window.start, window.end);
-        fetched += missing.iter().map(|chunk| (size - chunk * CHUNK_SIZE).min(CHUNK_SIZE)).sum::<u64>();
-        for flight in engine.fetcher.fetch(key, &object, window.clone(), RUN_MAX) {
+        let (joined, started) = engine.fetcher.fetch(key, &object, window.clone());
+        for flight in &joined {
             flight.kept(deadline).await?;
+        }
+        for flight in &started {
+            flight.kept(deadline).await?;
+            fetched += flight.run.chunks().map(|chunk| (size - chunk * CHUNK_SIZE).min(CHUNK_SIZE)).sum::<u64>();
         }
         number = window.end;
     }

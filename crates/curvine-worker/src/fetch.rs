@@ -40,21 +40,20 @@ impl Fetcher {
         Self { store, disk, sources, stats, flights: Flights::default(), budget, timeout }
     }
 
-    /// The flights that bring what is missing of `wanted`, begun if need be. They go on even if nobody waits any more.
+    /// The flights that bring what is missing of `wanted`: those under way, and those begun now. They go on even if nobody
+    /// waits any more.
     pub fn fetch(
         self: &Arc<Self>,
         key: ContentKey,
         object: &Arc<Object>,
         wanted: std::ops::Range<u64>,
-        run_max: u64,
-    ) -> Vec<Arc<Flight>> {
+    ) -> (Vec<Arc<Flight>>, Vec<Arc<Flight>>) {
         let missing = |first, end| self.store.missing_chunks(key, first, end);
-        let (mut flights, started) = self.flights.join(key, wanted, run_max, missing);
-        for flight in started {
-            flights.push(flight.clone());
-            tokio::spawn(self.clone().carry_out(key, object.clone(), flight, None));
+        let (joined, started) = self.flights.join(key, wanted, RUN_MAX, missing);
+        for flight in &started {
+            tokio::spawn(self.clone().carry_out(key, object.clone(), flight.clone(), None));
         }
-        flights
+        (joined, started)
     }
 
     /// Begins to fetch what will be wanted soon, as far as the budget has room that nobody else waits for.

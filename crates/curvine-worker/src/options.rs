@@ -88,7 +88,11 @@ impl WorkerOptions {
         Ok(Self {
             masters: conf.client.master_addrs.iter().map(ToString::to_string).collect(),
             hostname: worker.hostname.clone(),
-            bind: format!("{listen}:{}", worker.rpc_port),
+            bind: if listen.contains(':') && !listen.starts_with('[') {
+                format!("[{listen}]:{}", worker.rpc_port)
+            } else {
+                format!("{listen}:{}", worker.rpc_port)
+            },
             web_port: 0,
             socket,
             secret: conf.secret()?,
