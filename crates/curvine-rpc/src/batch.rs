@@ -196,3 +196,40 @@ impl Batch {
         self.frames.into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::encode;
+
+    fn requests(streams: &[u32], deadline: Instant) -> VecDeque<OutFrame> {
+        let body = || Body::Bytes(vec![0; 100].into());
+        let bytes = || encode(&curvine_proto::Empty {});
+        streams.iter().map(|stream| OutFrame::request(1, *stream, deadline, bytes(), body())).collect()
+    }
+
+    fn unsent(batch: Batch) -> Vec<u32> {
+        batch.into_unsent().iter().filter_map(OutFrame::request_stream).collect()
+    }
+
+    #[test]
+    fn a_request_of_which_a_byte_has_left_is_not_unsent() {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let frame = HEADER_LEN + 100;
+        for (sent, expected) in [(0, vec![1, 3, 5]), (1, vec![3, 5]), (frame, vec![3, 5]), (frame + 50, vec![5])] {
+            let mut batch = Batch::default();
+            batch.fill(&mut requests(&[1, 3, 5], deadline));
+            batch.advance(sent);
+            assert_eq!(unsent(batch), expected, "after {sent} bytes");
+        }
+    }
+
+    #[test]
+    fn a_request_whose_deadline_has_passed_is_not_sent_any_more() {
+        let mut batch = Batch::default();
+        let mut queue = requests(&[1], Instant::now());
+        queue.extend(requests(&[3], Instant::now() + Duration::from_secs(60)));
+        batch.fill(&mut queue);
+        assert_eq!((unsent(batch), queue.len()), (vec![3], 0));
+    }
+}

@@ -141,7 +141,8 @@ async fn requests_that_never_left_are_told_from_those_that_may_have() {
 #[tokio::test]
 async fn a_peer_that_takes_no_bytes_is_given_up() {
     let (address, acceptor) = deaf_acceptor().await;
-    let limits = Limits { write_timeout: Duration::from_millis(100), ..Limits::default() };
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { write_timeout: Duration::from_millis(100), dead_after: hour, ..Limits::default() };
     let peer = Connector::new(client_auth(), limits).connect(&address, far()).await.unwrap();
     let _deaf = acceptor.await.unwrap();
     let body = Body::Bytes(Bytes::from(vec![0; 1 << 20]));

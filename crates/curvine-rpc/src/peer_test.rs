@@ -128,6 +128,28 @@ async fn many_calls_at_once_each_get_their_own_reply() {
     assert_eq!((peer.pending(), server.connections()), (0, 1));
 }
 
+/// A frame that is queued just as the other caller's write ends must not be left behind: nobody would come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_two_callers_at_the_same_moment_none_is_forgotten() {
+    // No ping, whose frame would take a forgotten one along.
+    let hour = Duration::from_secs(3600);
+    let limits = Limits { ping_interval: hour, dead_after: hour, ..Limits::default() };
+    let (_server, address) = serve(limits.clone(), service(echo)).await;
+    let peer = Connector::new(client_auth(), limits).connect(&address, far()).await.unwrap();
+    for round in 0..4000 {
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..2 {
+            let peer = peer.clone();
+            callers.spawn(async move {
+                peer.call::<_, WriteReply>(Method::Write, &WriteRequest::default(), Body::Empty, far()).await
+            });
+        }
+        while let Some(done) = callers.join_next().await {
+            assert!(done.unwrap().is_ok(), "round {round}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_late_call_times_out_and_its_handler_is_dropped() {
     let (tell, mut dropped) = mpsc::unbounded_channel();
