@@ -43,7 +43,7 @@ impl MasterOptions {
             block_size: BLOCK_SIZE_DEFAULT,
             root_mode: 0o755,
             limits: Limits::default(),
-            snapshot_log_bytes: 256 << 20,
+            snapshot_log_bytes: 64 << 20,
         }
     }
 }

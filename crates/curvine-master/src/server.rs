@@ -7,7 +7,7 @@ use std::time::Duration;
 use curvine_namespace::Namespace;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{Command, InitCluster, PeerRole};
-use curvine_raft::{LeaderState, Options, Replica};
+use curvine_raft::{LeaderState, Mode, Options, Replica};
 use curvine_rpc::{Auth, Call, ClusterCell, Connector, Peer, Reply, Server, Service};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
 use futures::FutureExt;
@@ -146,6 +146,19 @@ impl Master {
     /// The cluster that it is a master of.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
+    }
+
+    /// Waits until the replica can work no more and says why; only a restart, after the cause is removed, helps.
+    pub async fn failed(&self) -> Error {
+        let mut modes = self.replica.mode_changes();
+        loop {
+            if let Mode::Failed(reason) = &*modes.borrow_and_update() {
+                return Error::new(ErrorKind::Io, format!("the master cannot go on: {reason}"));
+            }
+            if modes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Answers what is in work, then closes the log.
