@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use crate::orphans::{Nodes, Orphans, changes};
+
 /// Early interrupts that are remembered. Most of them came late, for a request that had just been answered; their numbers
 /// are never used again.
 const EARLY_MAX: usize = 1024;
@@ -27,14 +29,15 @@ pub struct Waiting {
     opcode: Opcode,
     /// The calling thread; 0 if it lives in a pid namespace that we do not see.
     pid: u32,
+    nodes: Nodes,
     answered: AtomicBool,
     /// Wakes a request that may simply be given up.
     give_up: Notify,
 }
 
 impl Waiting {
-    pub fn new(device: Arc<Device>, unique: u64, opcode: Opcode, pid: u32) -> Arc<Self> {
-        Arc::new(Self { device, unique, opcode, pid, answered: AtomicBool::new(false), give_up: Notify::new() })
+    pub fn new(device: Arc<Device>, unique: u64, opcode: Opcode, pid: u32, nodes: Nodes) -> Arc<Self> {
+        Arc::new(Self { device, unique, opcode, pid, nodes, answered: AtomicBool::new(false), give_up: Notify::new() })
     }
 
     /// True for the first caller, who must answer.
@@ -52,13 +55,20 @@ impl Waiting {
         }
     }
 
-    fn answer_interrupted(&self) {
+    fn answer_interrupted(&self, orphans: &Orphans) {
+        let goes_on = changes(self.opcode) && !may_be_given_up(self.opcode);
+        if goes_on {
+            // Before the caller hears of it and tries again.
+            orphans.add(self.unique, self.nodes);
+        }
         if self.take_answer() {
             debug!(unique = self.unique, opcode = self.opcode.name(), "interrupted");
             if let Err(error) = self.device.reply_error(self.unique, libc::EINTR) {
                 tracing::warn!(%error, "cannot answer an interrupted request");
             }
             self.give_up.notify_one();
+        } else if goes_on {
+            orphans.end(self.unique);
         }
     }
 }
@@ -88,6 +98,8 @@ fn may_be_given_up(opcode: Opcode) -> bool {
 #[derive(Debug)]
 pub struct Interrupts {
     grace: Duration,
+    /// What goes on although it was interrupted.
+    pub orphans: Arc<Orphans>,
     table: Mutex<Table>,
     seen: AtomicU64,
 }
@@ -100,7 +112,7 @@ struct Table {
 
 impl Interrupts {
     pub fn new(grace: Duration) -> Self {
-        Self { grace, table: Mutex::default(), seen: AtomicU64::new(0) }
+        Self { grace, orphans: Arc::default(), table: Mutex::default(), seen: AtomicU64::new(0) }
     }
 
     /// Registers a request that waits. Must be within the tokio runtime.
@@ -114,8 +126,9 @@ impl Interrupts {
         }
     }
 
-    /// The request was answered.
+    /// The request has ended.
     pub fn forget(&self, waiting: &Waiting) {
+        self.orphans.end(waiting.unique);
         self.table.lock().waiting.remove(&waiting.unique);
     }
 
@@ -147,10 +160,10 @@ impl Interrupts {
     fn act(&self, waiting: Arc<Waiting>) {
         let at_once = matches!(waiting.opcode, Opcode::Setlkw | Opcode::Flush) || is_killed(waiting.pid);
         if at_once {
-            waiting.answer_interrupted();
+            waiting.answer_interrupted(&self.orphans);
             return;
         }
-        let grace = self.grace;
+        let (grace, orphans) = (self.grace, self.orphans.clone());
         tokio::spawn(async move {
             let end = tokio::time::Instant::now() + grace;
             while tokio::time::Instant::now() < end && !waiting.answered.load(Ordering::Acquire) {
@@ -159,7 +172,7 @@ impl Interrupts {
                     break;
                 }
             }
-            waiting.answer_interrupted();
+            waiting.answer_interrupted(&orphans);
         });
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 
 fn waiting(unique: u64, opcode: Opcode) -> Arc<Waiting> {
     // A device without a session refuses each reply, which is what an answered request looks like, too.
-    Waiting::new(Arc::new(Device::open().unwrap()), unique, opcode, std::process::id())
+    Waiting::new(Arc::new(Device::open().unwrap()), unique, opcode, std::process::id(), [1, 1])
 }
 
 fn is_answered(waiting: &Waiting) -> bool {
@@ -77,4 +77,23 @@ fn a_pending_kill_is_seen_in_the_status_of_a_thread() {
     assert!(!has_pending_kill("SigPnd:\t0000000000000002\nShdPnd:\t0000000000000000\nSigCgt:\t0000000000000100\n"));
     assert!(!is_killed(0) && !is_killed(std::process::id()));
     assert!(is_killed(u32::MAX >> 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_goes_on_is_remembered_until_it_ends() {
+    if skip() {
+        return;
+    }
+    let interrupts = Interrupts::new(Duration::from_secs(1));
+    let requests = [(14, Opcode::Write), (16, Opcode::Read)].map(|(unique, opcode)| {
+        let waiting = waiting(unique, opcode);
+        interrupts.register(&waiting);
+        interrupts.interrupt(unique);
+        waiting
+    });
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(requests.iter().all(|request| is_answered(request)));
+    assert_eq!(interrupts.orphans.len(), 1);
+    interrupts.forget(&requests[0]);
+    assert_eq!(interrupts.orphans.len(), 0);
 }

@@ -16,6 +16,7 @@ mod memory;
 mod mount;
 mod ops;
 mod options;
+mod orphans;
 mod pages;
 mod server;
 

@@ -11,6 +11,7 @@ use curvine_proto::{Attr, FileKind, StatFsReply, Time};
 use curvine_types::InodeId;
 use curvine_types::limits::NAME_MAX;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::backend::Backend;
 
@@ -25,6 +26,7 @@ pub struct Memory {
     statfs: Mutex<StatFsReply>,
     root: Mutex<Attr>,
     reachable: AtomicBool,
+    stale: Notify,
 }
 
 impl Memory {
@@ -41,7 +43,12 @@ impl Memory {
             ctime: now,
             ..Attr::default()
         };
-        Self { statfs: Mutex::default(), root: Mutex::new(made_up), reachable: AtomicBool::new(true) }
+        Self {
+            statfs: Mutex::default(),
+            root: Mutex::new(made_up),
+            reachable: AtomicBool::new(true),
+            stale: Notify::new(),
+        }
     }
 
     /// The answer to STATFS, at once.
@@ -71,15 +78,24 @@ impl Memory {
         {
             return answer;
         }
+        // Whoever refreshes what is known need not wait for the next time.
+        self.stale.notify_one();
         (*self.root.lock(), REMEMBERED_TTL)
     }
 
-    /// Asks the cluster for what should be known, within `patience`.
-    pub async fn refresh<B: Backend>(&self, backend: &B, root: InodeId, patience: Duration) {
-        if let Ok(Ok(reply)) = tokio::time::timeout(patience, backend.statfs()).await {
+    /// Asks the cluster for what should be known, within `patience`. False if it did not answer.
+    pub async fn refresh<B: Backend>(&self, backend: &B, root: InodeId, patience: Duration) -> bool {
+        let statfs = tokio::time::timeout(patience, backend.statfs());
+        let (statfs, root) = tokio::join!(statfs, self.ask_root(backend, root, patience));
+        if let Ok(Ok(reply)) = statfs {
             *self.statfs.lock() = reply;
         }
-        self.ask_root(backend, root, patience).await;
+        root.is_some()
+    }
+
+    /// Returns when somebody was given what may be out of date.
+    pub async fn is_stale(&self) {
+        self.stale.notified().await;
     }
 
     async fn ask_root<B: Backend>(&self, backend: &B, root: InodeId, patience: Duration) -> Option<(Attr, Duration)> {

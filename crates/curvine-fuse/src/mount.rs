@@ -29,6 +29,8 @@ use crate::server::Server;
 const ROOT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unused read buffers that are kept.
 const SPARE_BUFFERS: usize = 16;
+/// How long a cluster that refused to answer is left alone.
+const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 /// How long aborted readers may take to return.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,6 +43,8 @@ pub struct Gauges {
     pub requests_waiting: usize,
     /// Requests that the kernel holds, read or not; `None` if it cannot be told.
     pub kernel_waiting: Option<u64>,
+    /// Changes that go on although their callers were interrupted.
+    pub requests_orphaned: usize,
     pub open_files: usize,
     pub open_inodes: usize,
     pub requests_served: u64,
@@ -78,6 +82,7 @@ impl<B: Backend> Served for Server<B> {
             requests_in_flight,
             request_bytes,
             requests_waiting: self.interrupts.waiting(),
+            requests_orphaned: self.interrupts.orphans.len(),
             open_files: self.handles.len(),
             open_inodes: self.modes.len(),
             requests_served: self.served.load(Ordering::Relaxed),
@@ -285,9 +290,15 @@ async fn refresh<B: Backend>(server: Arc<Server<B>>, interval: Duration, patienc
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        // An answer that did not come is asked for again at once, so that a cluster that comes back is believed again.
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = server.memory.is_stale() => {}
+        }
         // Longer than those who ask have patience for, so that a slow cluster is heard, too.
-        server.memory.refresh(&server.backend, server.root, patience.max(interval)).await;
+        if !server.memory.refresh(&server.backend, server.root, patience.max(interval)).await {
+            tokio::time::sleep(REFRESH_PAUSE).await;
+        }
     }
 }
 

@@ -73,7 +73,7 @@ impl Default for FuseOptions {
             interrupt_grace: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(10),
             statfs_interval: Duration::from_secs(5),
-            root_timeout: Duration::from_millis(500),
+            root_timeout: Duration::from_secs(1),
             invalidate_timeout: Duration::from_secs(2),
             invalidations_in_flight: 1024,
         }

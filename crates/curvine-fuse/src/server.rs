@@ -27,6 +27,7 @@ use crate::interrupt::{Interrupts, Waiting};
 use crate::io_mode::IoModes;
 use crate::memory::Memory;
 use crate::ops;
+use crate::orphans;
 use crate::pages::Pages;
 
 /// All that serving one mount needs.
@@ -86,12 +87,12 @@ impl<B: Backend> Server<B> {
     /// Serves the request in `buffer`, which may be exchanged for another one.
     fn serve(self: &Arc<Self>, device: &Arc<Device>, buffer: &mut Vec<u8>) {
         self.served.fetch_add(1, Ordering::Relaxed);
-        let header = match parse(buffer) {
+        let (header, nodes) = match parse(buffer) {
             Ok(parsed) => match parsed.operation {
                 // The kernel's count of lookups: inodes are named by themselves, there is nothing to free.
                 Operation::Forget { .. } | Operation::BatchForget { .. } => return,
                 Operation::Interrupt { unique } => return self.interrupts.interrupt(unique),
-                _ => parsed.header,
+                operation => (parsed.header, orphans::nodes(parsed.header.nodeid, &operation)),
             },
             Err(error) => {
                 warn!(%error, "the kernel sent a request that cannot be understood");
@@ -108,40 +109,30 @@ impl<B: Backend> Server<B> {
         };
         let request = self.buffers.detach(buffer);
         let server = self.clone();
-        let mut future = Box::pin(async move { ops::run(&*server, request).await });
+        // An opcode that is not known does not wait; were it to, it would be left to end by itself.
+        let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
+        let in_order = orphans::changes(opcode) && !self.interrupts.orphans.is_clear(nodes);
+        let mut future = Box::pin(async move {
+            if in_order {
+                server.interrupts.orphans.clear(nodes).await;
+            }
+            ops::run(&*server, request).await
+        });
         // What the caches can answer is answered here and now, and what waits has sent its own request by then.
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
             Ok(Poll::Ready(outcome)) => self.send(device, &header, outcome),
-            Ok(Poll::Pending) => self.spawn(device, header, future, permit),
+            Ok(Poll::Pending) => {
+                let waiting = Waiting::new(device.clone(), header.unique, opcode, header.pid, nodes);
+                self.interrupts.register(&waiting);
+                let (server, device) = (self.clone(), device.clone());
+                spawn(InFlight { server, device, header, waiting, _permit: permit }, future);
+            }
             Err(_) => {
                 error!(opcode = header.opcode, "serving a request panicked");
                 self.send(device, &header, Err(Failure::Errno(libc::EIO)));
             }
         }
-    }
-
-    fn spawn(
-        self: &Arc<Self>,
-        device: &Arc<Device>,
-        header: InHeader,
-        future: Pin<Box<impl Future<Output = Outcome> + Send + 'static>>,
-        permit: Permit,
-    ) {
-        // An opcode that is not known does not wait; were it to, it would be left to end by itself.
-        let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
-        let waiting = Waiting::new(device.clone(), header.unique, opcode, header.pid);
-        self.interrupts.register(&waiting);
-        let in_flight = InFlight { server: self.clone(), device: device.clone(), header, waiting, _permit: permit };
-        tokio::spawn(async move {
-            let outcome = tokio::select! {
-                // In this order: a wait that was given up must not go on to be granted.
-                biased;
-                () = in_flight.waiting.given_up() => return,
-                outcome = future => outcome,
-            };
-            in_flight.answer(outcome);
-        });
     }
 
     /// Answers, and undoes what nobody takes.
@@ -204,6 +195,19 @@ impl<B: Backend> Drop for InFlight<B> {
             self.server.send(&self.device, &self.header, Err(lost.into()));
         }
     }
+}
+
+/// Lets a request go on on the runtime until it ends or is given up.
+fn spawn<B: Backend>(in_flight: InFlight<B>, future: Pin<Box<impl Future<Output = Outcome> + Send + 'static>>) {
+    tokio::spawn(async move {
+        let outcome = tokio::select! {
+            // In this order: a wait that was given up must not go on to be granted.
+            biased;
+            () = in_flight.waiting.given_up() => return,
+            outcome = future => outcome,
+        };
+        in_flight.answer(outcome);
+    });
 }
 
 fn send(device: &Device, unique: u64, outcome: &Outcome) -> Result<bool> {

@@ -91,8 +91,20 @@ impl Killed {
     fn kill(mut self) -> Duration {
         let start = Instant::now();
         self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.exit_code();
         start.elapsed()
+    }
+
+    /// Waits until it has ended; `None` if a signal ended it.
+    fn exit_code(&mut self) -> Option<i32> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < end, "a child process does not end");
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -210,9 +222,31 @@ fn a_signal_that_does_not_kill_ends_a_hanging_read_after_the_grace() {
     let start = Instant::now();
     let pid = rustix::process::Pid::from_child(&reader.0);
     rustix::process::kill_process(pid, rustix::process::Signal::USR1).unwrap();
-    assert_eq!(reader.0.wait().unwrap().code(), Some(7));
+    assert_eq!(reader.exit_code(), Some(7));
     let took = start.elapsed();
     assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(2), "took {took:?}");
+}
+
+#[test]
+fn a_write_that_was_interrupted_lands_before_the_next_change_of_its_file() {
+    let Some(test) = Test::new() else { return };
+    test.fs.put("f", b"");
+    test.fs.0.held.send_replace(true);
+    test.fs.0.hold_write.store(true, SeqCst);
+    let writer = Killed::spawn(Command::new("sh").args(["-c", &format!("echo first > {}", test.at("f").display())]));
+    test.wait_for_hang();
+    let took = writer.kill();
+    assert!(took < Duration::from_secs(1), "took {took:?}");
+    assert_eq!(test.mount().gauges().requests_orphaned, 1);
+    let path = test.at("f");
+    let second = std::thread::spawn(move || {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(b"2nd", 0).unwrap();
+    });
+    wait_until("it is on its way", || second.is_finished() || test.mount().gauges().requests_in_flight > 1);
+    test.fs.0.held.send_replace(false);
+    second.join().unwrap();
+    assert_eq!(test.fs.content("f"), b"2ndst\n");
 }
 
 #[test]

@@ -52,6 +52,9 @@ pub struct Inner {
     pub getattrs: AtomicU64,
     pub releases: AtomicU64,
     pub owners_released: AtomicU64,
+    /// The next write waits until `held` is false.
+    pub hold_write: AtomicBool,
+    pub held: watch::Sender<bool>,
     pub flush_hangs: AtomicBool,
     pub flushed: AtomicU64,
 }
@@ -265,6 +268,11 @@ impl Backend for MemFs {
         kill_privileges: bool,
     ) -> Result<WriteDone> {
         self.reach().await;
+        if self.0.hold_write.swap(false, SeqCst) {
+            self.0.hung.notify_one();
+            let mut held = self.0.held.subscribe();
+            let _ = held.wait_for(|held| !*held).await;
+        }
         let skew = self.0.append_skew.swap(0, SeqCst);
         let mut state = self.state();
         let now = state.now();
