@@ -1,0 +1,108 @@
+//! An S3 store in this process: each bucket is a directory, each request is written down, and it can be switched off.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
+
+pub const ACCESS: &str = "AKIATESTACCESS";
+pub const SECRET: &str = "test-secret-never-to-be-shown";
+
+/// The store; gone when dropped.
+pub struct Store {
+    dir: tempfile::TempDir,
+    address: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+    server: Option<JoinHandle<()>>,
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl Store {
+    /// With these buckets, empty.
+    pub fn start(buckets: &[&str]) -> Store {
+        let dir = tempfile::tempdir().expect("make a directory");
+        for bucket in buckets {
+            std::fs::create_dir(dir.path().join(bucket)).expect("make a bucket");
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = probe.local_addr().expect("an address");
+        drop(probe);
+        let mut store = Store { dir, address, runtime, server: None, requests: Arc::default() };
+        store.switch_on();
+        store
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub fn switch_on(&mut self) {
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(self.dir.path()).expect("a store"));
+        builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
+        let service = builder.build();
+        let listener = self.runtime.block_on(TcpListener::bind(self.address)).expect("listen");
+        self.server = Some(self.runtime.spawn(serve(listener, service, self.requests.clone())));
+    }
+
+    /// Cuts all connections and refuses new ones.
+    pub fn switch_off(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.abort();
+            let _ = self.runtime.block_on(server);
+        }
+    }
+
+    /// The requests since the last call: `GET /bucket/key?query bytes=0-99`.
+    pub fn take_requests(&self) -> Vec<String> {
+        std::mem::take(&mut *self.requests.lock().expect("nobody panics under it"))
+    }
+
+    pub fn path(&self, bucket: &str, key: &str) -> PathBuf {
+        self.dir.path().join(bucket).join(key)
+    }
+
+    /// Stores an object; a reader of the store sees the old one or the new one.
+    pub fn put(&self, bucket: &str, key: &str, content: &[u8]) {
+        let path = self.path(bucket, key);
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("/"))).expect("make a directory");
+        let unfinished = self.dir.path().join(".unfinished");
+        std::fs::write(&unfinished, content).expect("write an object");
+        std::fs::rename(unfinished, path).expect("store an object");
+    }
+
+    pub fn delete(&self, bucket: &str, key: &str) {
+        std::fs::remove_file(self.path(bucket, key)).expect("delete an object");
+    }
+}
+
+/// What asks for the content of an object, not for names or attributes.
+pub fn is_content(request: &str) -> bool {
+    request.starts_with("GET ") && !request.contains("list-type") && !request.contains("delimiter=")
+}
+
+async fn serve(listener: TcpListener, service: S3Service, requests: Arc<Mutex<Vec<String>>>) {
+    let mut connections = JoinSet::new();
+    while let Ok((socket, _)) = listener.accept().await {
+        let (service, requests) = (service.clone(), requests.clone());
+        connections.spawn(async move {
+            let noted = service_fn(move |request: Request<Incoming>| {
+                let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
+                let line = format!("{} {} {range}", request.method(), request.uri());
+                requests.lock().expect("nobody panics under it").push(line);
+                service.call(request)
+            });
+            let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), noted).await;
+        });
+        while connections.try_join_next().is_some() {}
+    }
+}

@@ -1,0 +1,1 @@
+//! `cv`, as scripts and people use it.

@@ -1,0 +1,171 @@
+//! The public suites against a mount: `pjdfstest` for what calls must do, `fsx` for what a file must hold.
+//! `scripts/install-test-tools.sh` installs both.
+
+mod harness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Cluster, Plan, Run};
+
+const KNOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/pjdfstest-known-failures.txt");
+
+const PJDFSTEST: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.01
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
+"#;
+
+/// The names of the known failures; what follows a `#` is the reason.
+fn known_failures() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(KNOWN).expect("read the list of known failures");
+    let names = text.lines().map(|line| line.split('#').next().unwrap_or("").trim().to_string());
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+/// The verdict on each test, from the lines `name verdict`.
+fn verdicts(output: &str) -> BTreeMap<&str, &str> {
+    let mut verdicts = BTreeMap::new();
+    for line in output.lines().filter(|line| !line.starts_with(['\t', ' '])) {
+        if let Some((name, verdict)) = line.trim_end().rsplit_once(' ')
+            && ["ok", "FAILED", "skipped"].contains(&verdict)
+            && name.contains("::")
+        {
+            verdicts.insert(name.trim_end(), verdict);
+        }
+    }
+    verdicts
+}
+
+#[test]
+fn verdicts_are_read_from_the_output_of_pjdfstest() {
+    let output = "chmod::eloop          ok\nopen::enospc    skipped\n\trequires features: x\nunlink::a::b   FAILED\n\tsomething ok\n";
+    let expected = BTreeMap::from([("chmod::eloop", "ok"), ("open::enospc", "skipped"), ("unlink::a::b", "FAILED")]);
+    assert_eq!(verdicts(output), expected);
+}
+
+#[test]
+fn pjdfstest_fails_nowhere_but_where_it_is_known_to() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    assert!(rustix::process::geteuid().is_root(), "pjdfstest changes users: run the tests as root, or with CURVINE_SKIP_FUSE_TESTS=1");
+    let program = harness::tool("pjdfstest");
+    let cluster = Cluster::start(Plan { mounts: 1, limit: Duration::from_secs(900), ..Plan::default() });
+    let settings = cluster.dir().join("pjdfstest.toml");
+    std::fs::write(&settings, PJDFSTEST).expect("write the settings");
+    let elsewhere = cluster.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("make a directory");
+    let mut command = Command::new(program);
+    command.arg("-c").arg(&settings).arg("-p").arg(cluster.mount(0)).arg("-s").arg(&elsewhere);
+    command.env("NO_COLOR", "1").current_dir(cluster.dir());
+    let run = Run::of(&mut command, Duration::from_secs(800));
+    let output = run.text();
+    let verdicts = verdicts(&output);
+    let all = |wanted: &str| -> BTreeSet<String> {
+        verdicts.iter().filter(|(_, verdict)| **verdict == wanted).map(|(name, _)| name.to_string()).collect()
+    };
+    let (passed, failed, skipped) = (all("ok"), all("FAILED"), all("skipped"));
+    println!("{} passed, {} failed, {} skipped in {:?}", passed.len(), failed.len(), skipped.len(), run.took);
+    assert!(run.status.is_some() && output.contains("Summary"), "pjdfstest did not come to its end: {run}");
+    assert!(passed.len() > 200, "{} tests prove nothing: {run}", passed.len());
+
+    let known = known_failures();
+    let new: Vec<_> = failed.difference(&known).collect();
+    for name in &new {
+        eprintln!("{}", details(&output, name));
+    }
+    assert!(new.is_empty(), "new failures: {new:#?}");
+    let healed: Vec<_> = known.difference(&failed).collect();
+    assert!(healed.is_empty(), "these pass now (or are not run): take them out of {KNOWN}: {healed:#?}");
+    cluster.finish();
+}
+
+/// The lines of a test in the output.
+fn details(output: &str, name: &str) -> String {
+    let mut lines = output.lines().skip_while(|line| !(line.starts_with(name) && line.ends_with("FAILED")));
+    let first = lines.next().unwrap_or(name).to_string();
+    lines.take_while(|line| line.starts_with(['\t', ' '])).take(6).fold(first, |text, line| text + "\n" + line)
+}
+
+/// How `fsx` exercises one file.
+struct Exercise {
+    name: &'static str,
+    settings: &'static str,
+    operations: u32,
+}
+
+const EXERCISES: [Exercise; 5] = [
+    Exercise {
+        name: "reads, writes and truncations",
+        settings: "flen = 262144\n[weights]\nread = 10\nwrite = 10\ntruncate = 5\nmapread = 0\nmapwrite = 0\nclose_open = 1\nfsync = 1\n",
+        operations: 3000,
+    },
+    Exercise {
+        name: "with mmap",
+        settings: "flen = 262144\n[weights]\nread = 10\nwrite = 10\ntruncate = 5\nmapread = 10\nmapwrite = 10\nclose_open = 1\ninvalidate = 1\n",
+        operations: 3000,
+    },
+    Exercise {
+        name: "within the inline content",
+        settings: "flen = 20000\n[opsize]\nmin = 1\nmax = 6000\n[weights]\nread = 10\nwrite = 10\ntruncate = 10\nmapread = 5\nmapwrite = 5\nclose_open = 5\n",
+        operations: 3000,
+    },
+    Exercise {
+        name: "large requests over several chunks",
+        settings: "flen = 8388608\n[opsize]\nmin = 1\nmax = 3000000\n[weights]\nread = 10\nwrite = 10\ntruncate = 3\nmapread = 3\nmapwrite = 3\nclose_open = 1\nfdatasync = 1\n",
+        operations: 300,
+    },
+    Exercise {
+        name: "allocation, holes and copies",
+        settings: "flen = 1048576\n[weights]\nread = 10\nwrite = 10\ntruncate = 5\nmapread = 2\nmapwrite = 2\nposix_fallocate = 5\npunch_hole = 5\ncopy_file_range = 5\nsendfile = 5\nposix_fadvise = 5\nclose_open = 1\n",
+        operations: 2000,
+    },
+];
+
+#[test]
+fn fsx_finds_no_wrong_byte() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let program = harness::tool("fsx");
+    let first = harness::number("CURVINE_FSX_SEED", 1);
+    let seeds = harness::number("CURVINE_FSX_SEEDS", 2);
+    let cluster = Cluster::start(Plan { limit: Duration::from_secs(900), ..Plan::default() });
+    let mut failures = Vec::new();
+    for exercise in &EXERCISES {
+        for seed in first..first + seeds {
+            let run = fsx(&program, &cluster, exercise, seed);
+            println!("fsx, {}, seed {seed}: {:?}", exercise.name, run.took);
+            if !run.worked() {
+                let tail: Vec<_> = run.stderr.lines().rev().take(25).collect();
+                let tail: Vec<_> = tail.into_iter().rev().collect();
+                failures.push(format!("{} with seed {seed}: {:?}\n{}\n{}", exercise.name, run.status, run.text(), tail.join("\n")));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+    cluster.finish();
+}
+
+fn fsx(program: &Path, cluster: &Cluster, exercise: &Exercise, seed: u64) -> Run {
+    let settings: PathBuf = cluster.dir().join("fsx.toml");
+    std::fs::write(&settings, exercise.settings).expect("write the settings");
+    let mut command = Command::new(program);
+    command.arg("-f").arg(&settings).arg("-N").arg(exercise.operations.to_string()).arg("-S").arg(seed.to_string());
+    command.arg("-P").arg(cluster.dir()).arg(cluster.mount((seed % 2) as usize).join(format!("fsx-{seed}")));
+    command.env("NO_COLOR", "1");
+    Run::of(&mut command, Duration::from_secs(180))
+}
