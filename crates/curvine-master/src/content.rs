@@ -105,6 +105,7 @@ impl Leader {
     /// Under the inode's lock. Returns the primary and the epoch that it accepts.
     async fn make_live(&self, inode: InodeId, preferred: WorkerId, deadline: Instant) -> Result<(Primary, GrantEpoch)> {
         let mut placed_before: Option<(WorkerId, ContentId)> = None;
+        let mut was_sealed = false;
         for _ in 0..ATTEMPTS {
             let (attr, layout, grant) = self.layout_of(inode)?;
             let epoch = grant.map_or(1, |grant| grant.epoch.max(1));
@@ -117,9 +118,12 @@ impl Leader {
                     let primary = primary(inode, layout.generation, &blocks)?;
                     if !primary.live {
                         self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
+                        was_sealed = true;
                         continue;
                     }
-                    let request = OpenContentRequest { content: Some(primary.content), epoch };
+                    // While it was sealed an application may have set its time in the log.
+                    let mtime = attr.mtime.filter(|_| was_sealed);
+                    let request = OpenContentRequest { content: Some(primary.content), epoch, mtime };
                     let opened: Result<Empty> =
                         self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
                     match opened {
