@@ -42,7 +42,7 @@ impl ClusterConf {
     }
 
     /// Checks what holds for all roles.
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub fn validate(&self) -> Result<()> {
         let lease = self.master.lease_time;
         if lease < Duration::from_secs(1) || lease > Duration::from_secs(600) {
             return Err(wrong("master.lease_time", "must be from 1s to 10m"));

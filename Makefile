@@ -1,0 +1,45 @@
+# make run    builds Curvine and starts it here, with a mount at ./mnt over a sample directory; Ctrl-C ends it
+# make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
+# make clean  removes what `make run` made
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+
+PROFILE ?= release
+BINARY := $(CARGO_TARGET_DIR)/$(PROFILE)/curvine
+DATA ?= data
+MOUNT ?= mnt
+
+.PHONY: run test build lint licences tools needs clean
+
+run: needs build
+	@scripts/sample.sh $(DATA)/sample
+	@ln -sf curvine $(CARGO_TARGET_DIR)/$(PROFILE)/cv
+	@exec $(BINARY) standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
+
+build: needs
+	$(CARGO) build --locked --profile $(PROFILE) -p curvine
+
+test: needs tools lint licences
+	$(CARGO) test --workspace --locked
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The licence test of the binary runs always; cargo-deny looks at advisories too, if it is installed.
+licences:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --locked check; \
+	else echo "cargo-deny is not installed: licences are checked by a test, advisories are not (cargo install cargo-deny)"; fi
+
+tools:
+	@scripts/install-test-tools.sh
+
+needs:
+	@scripts/needs.sh
+
+clean:
+	@! mountpoint -q $(MOUNT) || umount -l $(MOUNT)
+	rm -rf $(DATA)
+	@! test -d $(MOUNT) || rmdir $(MOUNT)

@@ -1,0 +1,455 @@
+//! What can be typed. The texts here are the `--help` pages.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Options of every command.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Common {
+    /// Config file; else the one that CURVINE_CONF_FILE names, else built-in defaults
+    #[arg(long, value_name = "FILE", global = true)]
+    pub conf: Option<PathBuf>,
+    /// error, warn, info, debug, trace, or a filter such as info,curvine_rpc=debug
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<String>,
+    /// Shape of log lines
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<Format>,
+}
+
+/// Shape of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Which cluster a tool asks, and how it answers.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Options of the tools")]
+pub struct Target {
+    /// Answer in JSON, for scripts
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Ask these masters instead of those of the config file
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', global = true)]
+    pub master_addrs: Vec<String>,
+}
+
+/// Curvine, a distributed cache file system: a POSIX tree whose content lives in an object store, read at the speed of local
+/// disks and memory.
+///
+/// Try it on this machine, without any configuration:
+///
+///   curvine standalone --data /tmp/curvine --mount /tmp/mnt
+#[derive(Parser, Debug)]
+#[command(name = "curvine", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Curvine {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(subcommand)]
+    pub command: CurvineCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CurvineCommand {
+    /// Run a master: names, attributes, placement, sessions
+    Master,
+    /// Run a worker: keeps file data on this machine's disks and fetches it from under file systems
+    Worker,
+    /// Mount the file system here and serve it until SIGTERM or Ctrl-C
+    Mount(MountArgs),
+    /// Run master, worker and mount in this one process, without a config file
+    Standalone(StandaloneArgs),
+    /// Print what the config file may say, or check one
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// The operator's tool with all its commands, also reachable under the name `cv`
+    Cv {
+        #[command(subcommand)]
+        command: CvCommand,
+    },
+    #[command(flatten)]
+    Tool(ToolCommand),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+/// The operator's tool of Curvine.
+///
+/// It asks the cluster of the config file (--conf, or CURVINE_CONF_FILE).
+/// Exit codes: 0 done, 1 failed, 2 typed wrongly.
+#[derive(Parser, Debug)]
+#[command(name = "cv", version, arg_required_else_help = true, max_term_width = 110)]
+pub struct Cv {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(subcommand)]
+    pub command: CvCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum CvCommand {
+    /// Bind a directory or bucket to a path of Curvine; without arguments: print the mount table
+    Mount(UfsMountArgs),
+    #[command(flatten)]
+    Tool(ToolCommand),
+    /// Print the version
+    Version,
+    /// Print a completion script for a shell
+    Completion { shell: clap_complete::Shell },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ToolCommand {
+    /// Files and directories
+    Fs {
+        #[command(subcommand)]
+        command: FsCommand,
+    },
+    /// Take an under file system off a path of Curvine; nothing in the store is touched
+    Umount {
+        /// Path of Curvine, as the mount table shows it
+        path: String,
+    },
+    /// Bring files of an under file system into the cache
+    Load(LoadArgs),
+    /// The state of the cluster
+    Report {
+        /// What of it
+        #[arg(default_value = "summary")]
+        what: ReportKind,
+    },
+    /// The workers
+    Node {
+        /// List them (what happens anyway)
+        #[arg(long)]
+        list: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportKind {
+    /// What matters, for people
+    Summary,
+    /// Everything, as JSON
+    Json,
+    /// With sessions and gauges
+    All,
+    /// Bytes that the workers may hold
+    Capacity,
+    /// Bytes that they hold
+    Used,
+    /// Bytes that they could still take
+    Available,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum ConfigCommand {
+    /// Print the reference of all keys, as in docs/CONFIGURATION.md
+    Reference,
+    /// Read the config file, report what is wrong with it, and print what differs from the defaults
+    Check,
+}
+
+/// Mount the file system here and serve it until SIGTERM or Ctrl-C.
+#[derive(Args, Debug, Default)]
+pub struct MountArgs {
+    /// Where to mount; else [fuse] mnt_path. It is made if it is not there, a dead mount on it is taken off, and what is in it
+    /// stays as it is, covered by the mount
+    #[arg(long, value_name = "DIR")]
+    pub mnt_path: Option<PathBuf>,
+    /// Directory of Curvine that becomes the root of the mount; else [fuse] fs_path
+    #[arg(long, value_name = "PATH")]
+    pub fs_path: Option<String>,
+    /// Options of the mount: ro, nosuid, nodev, noexec, allow_other
+    #[arg(short = 'o', long = "option", value_name = "OPTION", value_delimiter = ',')]
+    pub options: Vec<String>,
+}
+
+/// `curvine mount` under its own name.
+#[derive(Parser, Debug)]
+#[command(
+    name = "curvine-fuse",
+    version,
+    about = "Mount Curvine here and serve it until SIGTERM or Ctrl-C",
+    max_term_width = 110
+)]
+pub struct FuseName {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub mount: MountArgs,
+}
+
+/// `curvine master` and `curvine worker` under the name of old.
+#[derive(Parser, Debug)]
+#[command(name = "curvine-server", version, about = "Run a master or a worker of Curvine", max_term_width = 110)]
+pub struct ServerName {
+    #[command(flatten)]
+    pub common: Common,
+    /// Which of them
+    #[arg(long)]
+    pub service: Option<Service>,
+    #[command(subcommand)]
+    pub command: Option<Service>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Subcommand)]
+pub enum Service {
+    /// Run a master
+    Master,
+    /// Run a worker
+    Worker,
+}
+
+/// Run master, worker and mount in this one process, without a config file.
+///
+/// Everything is kept in --data: stop it and start it again with the same directory, and all files are there. A config file is
+/// written there too, so that `cv --conf DIR/curvine-cluster.toml` works against it.
+#[derive(Args, Debug)]
+pub struct StandaloneArgs {
+    /// Directory that keeps everything; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where to mount; without it nothing is mounted
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    /// Under file system to show at a path of Curvine, such as s3://bucket/prefix=/data or ./folder=/data
+    #[arg(long, value_name = "URL=/PATH")]
+    pub ufs: Vec<String>,
+    /// Option of the under file systems, such as endpoint_url=http://localhost:9000; a value @FILE is read from the file
+    #[arg(short = 'o', long = "option", value_name = "KEY=VALUE")]
+    pub options: Vec<String>,
+    /// Most bytes of file data kept on disk, such as 10GB; else what the disk has
+    #[arg(long, value_name = "SIZE")]
+    pub quota: Option<String>,
+    /// Port of the master on the loopback interface; else the one of the last time, else a free one
+    #[arg(long, value_name = "PORT")]
+    pub master_port: Option<u16>,
+    /// Port of the worker on the loopback interface
+    #[arg(long, value_name = "PORT")]
+    pub worker_port: Option<u16>,
+}
+
+/// Bind a directory or bucket to a path of Curvine. Without arguments, print the mount table.
+///
+/// Examples:
+///
+///   cv mount s3://bucket/models /models -c endpoint_url=http://minio:9000 -c access=@/run/key -c secret=@/run/secret
+///
+///   cv mount file:///srv/data /data
+#[derive(Args, Debug, Default)]
+pub struct UfsMountArgs {
+    /// What to bind: file:///path or s3://bucket/prefix
+    #[arg(requires = "path")]
+    pub url: Option<String>,
+    /// Where: an absolute path of Curvine that is not there or empty
+    pub path: Option<String>,
+    /// Option of the store; a value @FILE is read from the file, so that no credential is on the command line
+    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE")]
+    pub config: Vec<String>,
+    /// Who is the authority: cache_mode, the store
+    #[arg(long, value_name = "MODE", default_value = "cache_mode")]
+    pub write_type: String,
+    /// How long a look into the store is believed, such as 30s; 0: not at all
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub ttl: String,
+    /// Compare size, time or etag with the store when a file is opened
+    #[arg(long)]
+    pub read_verify_ufs: bool,
+    /// Owner of the tree
+    #[arg(long, value_name = "UID", default_value_t = 0)]
+    pub uid: u32,
+    /// Group of the tree
+    #[arg(long, value_name = "GID", default_value_t = 0)]
+    pub gid: u32,
+    /// Permission bits of its files, in octal
+    #[arg(long, value_name = "MODE", default_value = "644")]
+    pub file_mode: String,
+    /// Permission bits of its directories, in octal
+    #[arg(long, value_name = "MODE", default_value = "755")]
+    pub dir_mode: String,
+    /// Unit in which its files are spread over workers, such as 64MB; else the cluster's block size
+    #[arg(long, value_name = "SIZE")]
+    pub block_size: Option<String>,
+    /// Do not look into the store before saying that it is mounted
+    #[arg(long)]
+    pub no_check: bool,
+    /// Accepted for scripts of old: paths are the same on both sides
+    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, default_missing_value = "true")]
+    pub check_path_consist: Option<String>,
+}
+
+/// Bring files of an under file system into the cache of their home workers.
+///
+/// Exit code 1 if any file failed; each is named on standard error.
+#[derive(Args, Debug)]
+pub struct LoadArgs {
+    /// Paths of Curvine, or urls below a mounted one
+    #[arg(required = true)]
+    pub paths: Vec<String>,
+    /// Show how far it is
+    #[arg(long)]
+    pub watch: bool,
+    /// Files at once; else [cli] parallel
+    #[arg(long, value_name = "COUNT")]
+    pub parallel: Option<usize>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum FsCommand {
+    /// List directories
+    Ls(LsArgs),
+    /// Everything that is known about files
+    Stat {
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Make directories
+    Mkdir {
+        /// With their parents, and without complaint if they are there
+        #[arg(short, long)]
+        parents: bool,
+        /// Permission bits in octal; else 777 without the umask
+        #[arg(short, long)]
+        mode: Option<String>,
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Copy local files and directories into Curvine
+    Put(PutArgs),
+    /// Copy files and directories out of Curvine
+    Get(GetArgs),
+    /// Write files to standard output
+    Cat {
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Make empty files, or set the times of existing ones to now
+    Touch {
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Remove files, or whole trees
+    Rm {
+        /// Directories with all that is in them
+        #[arg(short, long)]
+        recursive: bool,
+        /// No complaint about what is not there
+        #[arg(short, long)]
+        force: bool,
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Rename, or move into a directory
+    Mv {
+        /// Never over something that is there
+        #[arg(short, long)]
+        no_clobber: bool,
+        from: String,
+        to: String,
+    },
+    /// How much trees hold
+    Du {
+        /// Sizes such as 1.5 GiB
+        #[arg(short = 'H', long)]
+        human: bool,
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+    /// How much the workers hold, and could
+    Df {
+        /// Sizes such as 1.5 GiB
+        #[arg(short = 'H', long)]
+        human: bool,
+    },
+    /// How many directories, files and bytes trees have
+    Count {
+        #[arg(default_value = "/")]
+        paths: Vec<String>,
+    },
+    /// Where the bytes of a file are
+    Blocks {
+        path: String,
+        /// table or json
+        #[arg(long, default_value = "table", value_parser = ["table", "json"])]
+        format: String,
+    },
+    /// Change permission bits
+    Chmod {
+        /// Trees
+        #[arg(short = 'R', long)]
+        recursive: bool,
+        /// In octal, such as 644
+        mode: String,
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Change owner and group
+    Chown {
+        /// Trees
+        #[arg(short = 'R', long)]
+        recursive: bool,
+        /// user, user:group or :group, by name or number
+        owner: String,
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct LsArgs {
+    /// Mode, owner, size and time too
+    #[arg(short)]
+    pub long: bool,
+    /// Sizes such as 1.5 GiB
+    #[arg(short = 'H', long)]
+    pub human: bool,
+    /// With all directories below
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// The directory itself, not what is in it
+    #[arg(short, long)]
+    pub directory: bool,
+    /// Newest first
+    #[arg(short = 't')]
+    pub by_time: bool,
+    /// Largest first
+    #[arg(short = 'S')]
+    pub by_size: bool,
+    /// The other way round
+    #[arg(short)]
+    pub reverse: bool,
+    #[arg(default_value = "/")]
+    pub paths: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct PutArgs {
+    /// Over files that are there
+    #[arg(short, long, alias = "overwrite")]
+    pub force: bool,
+    /// Local files or directories (-: standard input), and last the path of Curvine
+    #[arg(required = true, num_args = 2.., value_name = "LOCAL... PATH")]
+    pub paths: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// Over files that are there
+    #[arg(short, long, alias = "overwrite")]
+    pub force: bool,
+    /// Paths of Curvine, and last the local file or directory
+    #[arg(required = true, num_args = 2.., value_name = "PATH... LOCAL")]
+    pub paths: Vec<String>,
+}

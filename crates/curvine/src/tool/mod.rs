@@ -1,0 +1,109 @@
+//! The operator's tool, `cv`.
+//!
+//! Each command connects a session of its own, asks, and closes it. The master checks what its user may do.
+
+pub mod fs;
+mod load;
+pub mod mounts;
+mod node;
+pub mod output;
+mod path;
+mod report;
+mod walk;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use curvine_client::{FileSystem, NoEvents};
+use curvine_config::{ClusterConf, Role};
+use curvine_types::Result;
+use serde_json::json;
+
+use crate::args::{Common, Target, ToolCommand, UfsMountArgs};
+use crate::{logs, wiring};
+use output::{say, say_json};
+
+/// How long closing the session may take; what is left expires with its lease.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+
+/// What needs a cluster.
+pub enum Task {
+    Mount(UfsMountArgs),
+    Tool(ToolCommand),
+}
+
+/// What commands work with.
+pub struct Context {
+    pub fs: FileSystem,
+    pub conf: ClusterConf,
+    pub json: bool,
+}
+
+/// Connects, runs a command, closes.
+pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCode> {
+    let (mut conf, warnings) = ClusterConf::load(common.conf.as_deref())?;
+    logs::start(common, &conf.cli.level, conf.log.format, logs::To::Error)?;
+    // Whoever runs a server sees them there; here they would stand before every answer.
+    for warning in warnings {
+        tracing::debug!("{warning}");
+    }
+    if !target.master_addrs.is_empty() {
+        conf.client.master_addrs = target.master_addrs.clone();
+    }
+    conf.check_role(Role::Client)?;
+    let fs = FileSystem::connect(wiring::tool_client(&conf)?, Arc::new(NoEvents)).await?;
+    let context = Context { fs, conf, json: target.json };
+    let outcome = command(&context, task).await;
+    if let Err(error) = context.fs.close(CLOSE_GRACE).await {
+        tracing::debug!(%error, "the session is left to expire");
+    }
+    outcome
+}
+
+async fn command(context: &Context, task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Mount(arguments) if arguments.url.is_none() => mounts::table(context).await,
+        Task::Mount(arguments) => mounts::mount(context, &arguments).await,
+        Task::Tool(ToolCommand::Umount { path }) => mounts::umount(context, &path).await,
+        Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
+        Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
+        Task::Tool(ToolCommand::Report { what }) => report::run(context, what).await,
+        Task::Tool(ToolCommand::Node { list: _ }) => node::run(context).await,
+    }
+}
+
+/// Prints the version.
+pub fn version(target: &Target) -> Result<ExitCode> {
+    let version = env!("CARGO_PKG_VERSION");
+    match target.json {
+        true => say_json(&json!({ "name": "curvine", "version": version }))?,
+        false => say(&format!("curvine {version}"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Names each failure of several on standard error; the code says whether there was one.
+#[derive(Default)]
+pub struct Failures(usize);
+
+impl Failures {
+    /// Takes note of a failure.
+    pub fn note(&mut self, what: &str, error: &curvine_types::Error) {
+        self.0 += 1;
+        eprintln!("{what}: {error}");
+    }
+
+    /// Takes note of it if it is one.
+    pub fn check<T>(&mut self, what: &str, outcome: Result<T>) -> Option<T> {
+        outcome.map_err(|error| self.note(what, &error)).ok()
+    }
+
+    pub fn count(&self) -> usize {
+        self.0
+    }
+
+    pub fn code(&self) -> ExitCode {
+        if self.0 == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}

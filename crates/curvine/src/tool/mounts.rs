@@ -1,0 +1,209 @@
+//! The mount table of under file systems: `cv mount`, `cv umount`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use curvine_client::FileSystem;
+use curvine_proto::{MountInfo, MountUfs, UfsMountSettings};
+use curvine_types::units::{parse_duration, parse_size};
+use curvine_types::{Error, ErrorKind, Result, Secret};
+use serde_json::{Value, json};
+
+use super::Context;
+use super::output::{say, say_json, table as draw};
+use super::path::{clean, mode};
+use crate::args::UfsMountArgs;
+
+/// Prints the mount table.
+pub async fn table(context: &Context) -> Result<ExitCode> {
+    let mut mounts = context.fs.mount_table().await?.mounts;
+    mounts.sort_by_key(|mount| mount.id);
+    if context.json {
+        let mounts: Vec<Value> = mounts.iter().map(mount_json).collect();
+        say_json(&json!({ "mounts": mounts }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let row = |mount: &MountInfo| {
+        let settings = mount.settings.clone().unwrap_or_default();
+        [mount.id.to_string(), path_of(mount), mount.url.clone(), settings.write_type, settings.read_verify.to_string()]
+    };
+    let rows = mounts.iter().map(row).collect();
+    say(&draw(["ID", "Curvine Path", "UFS Path", "Write Type", "Read Verify UFS"], rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn path_of(mount: &MountInfo) -> String {
+    String::from_utf8_lossy(&mount.path).into_owned()
+}
+
+/// Secrets come as nothing but the fact that there are some.
+fn mount_json(mount: &MountInfo) -> Value {
+    let settings = mount.settings.clone().unwrap_or_default();
+    let options: BTreeMap<&String, &String> = mount.options.iter().collect();
+    json!({
+        "id": mount.id,
+        "path": path_of(mount),
+        "url": mount.url,
+        "options": options,
+        "write_type": settings.write_type,
+        "read_verify": settings.read_verify,
+        "read_only": settings.read_only,
+        "uid": settings.uid,
+        "gid": settings.gid,
+        "file_mode": format!("{:04o}", settings.file_mode),
+        "dir_mode": format!("{:04o}", settings.dir_mode),
+        "ttl_ms": settings.ttl_ms,
+        "block_size": settings.block_size,
+    })
+}
+
+/// Binds a store to a path, then looks into it.
+pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCode> {
+    let request = request(arguments, context.conf.master.block_size)?;
+    let (url, path) = (request.url.clone(), request.path.clone());
+    let id = context.fs.mount_ufs(request).await?;
+    if !arguments.no_check
+        && let Err(error) = look_into(&context.fs, &path).await
+    {
+        // What cannot be read is not left in the table.
+        context.fs.umount_ufs(&path).await?;
+        return Err(error.with("mount", &url));
+    }
+    let path = String::from_utf8_lossy(&path);
+    match context.json {
+        true => say_json(&json!({ "id": id, "url": url, "path": path }))?,
+        false => say(&format!("mounted {url} at {path}"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn look_into(fs: &FileSystem, path: &[u8]) -> Result<()> {
+    let root = fs.resolve(path).await?;
+    fs.readdir(root.attr.inode, 0, 1, false).await.map(|_| ())
+}
+
+/// Binds it unless the table has it already; another store at the path is an error.
+pub async fn mount_unless_there(fs: &FileSystem, arguments: &UfsMountArgs) -> Result<()> {
+    let request = request(arguments, curvine_types::limits::BLOCK_SIZE_DEFAULT)?;
+    let mounts = fs.mount_table().await?.mounts;
+    match mounts.iter().find(|mount| mount.path == request.path) {
+        None => {
+            let path = request.path.clone();
+            fs.mount_ufs(request).await?;
+            look_into(fs, &path).await
+        }
+        Some(there) if there.url == request.url => Ok(()),
+        Some(there) => Err(Error::new(ErrorKind::AlreadyExists, "another under file system is mounted at the path")
+            .with("path", path_of(there))
+            .with("url", &there.url)),
+    }
+}
+
+/// Takes a store off a path.
+pub async fn umount(context: &Context, path: &str) -> Result<ExitCode> {
+    let path = clean(path)?;
+    context.fs.umount_ufs(path.as_bytes()).await?;
+    match context.json {
+        true => say_json(&json!({ "path": path }))?,
+        false => say(&format!("unmounted {path}"))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The typed url and options, checked as far as that goes without a request to the store.
+fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
+    let missing = || Error::new(ErrorKind::Config, "say what to mount and where, such as s3://bucket/prefix /data");
+    let url = arguments.url.clone().ok_or_else(missing)?;
+    let path = clean(arguments.path.as_deref().ok_or_else(missing)?)?;
+    if arguments.write_type != "cache_mode" {
+        let message = "this version mounts under file systems in cache_mode only";
+        return Err(Error::new(ErrorKind::NotSupported, message).with("write_type", &arguments.write_type));
+    }
+    let options = arguments.config.iter().map(|text| option(text)).collect::<Result<BTreeMap<_, _>>>()?;
+    let (options, secrets) = curvine_ufs::split_secrets(options);
+    curvine_ufs::open(&url, &options, &secrets)?;
+    let ttl = if arguments.ttl == "0" { Duration::ZERO } else { parse_duration(&arguments.ttl)? };
+    let settings = UfsMountSettings {
+        uid: arguments.uid,
+        gid: arguments.gid,
+        file_mode: mode(&arguments.file_mode)?,
+        dir_mode: mode(&arguments.dir_mode)?,
+        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        block_size: arguments.block_size.as_deref().map(parse_size).transpose()?.unwrap_or(block_size),
+        write_type: arguments.write_type.clone(),
+        read_verify: arguments.read_verify_ufs,
+        read_only: true,
+    };
+    let secrets: HashMap<String, bytes::Bytes> =
+        secrets.into_iter().map(|(name, secret)| (name, bytes::Bytes::copy_from_slice(secret.expose()))).collect();
+    Ok(MountUfs {
+        path: path.into_bytes().into(),
+        url: url.trim_end_matches('/').to_string(),
+        options: options.into_iter().collect(),
+        secrets,
+        settings: Some(settings),
+    })
+}
+
+/// `key=value`, or `key=@file`, whose content is the value.
+fn option(text: &str) -> Result<(String, String)> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        // Not shown: it may be a credential.
+        Error::new(ErrorKind::Config, "write options as key=value or key=@file")
+    })?;
+    let Some(file) = value.strip_prefix('@') else { return Ok((key.to_string(), value.to_string())) };
+    let content = std::fs::read_to_string(file).map_err(|source| {
+        Error::new(ErrorKind::Config, "cannot read the file of an option")
+            .with("key", key)
+            .with("file", file)
+            .caused_by(source)
+    })?;
+    let secret = Secret::new(content.trim());
+    Ok((key.to_string(), String::from_utf8_lossy(secret.expose()).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arguments(config: &[&str]) -> UfsMountArgs {
+        UfsMountArgs {
+            url: Some("s3://bucket/prefix/".into()),
+            path: Some("/data/".into()),
+            config: config.iter().map(|text| text.to_string()).collect(),
+            write_type: "cache_mode".into(),
+            ttl: "30s".into(),
+            file_mode: "640".into(),
+            dir_mode: "750".into(),
+            ..UfsMountArgs::default()
+        }
+    }
+
+    #[test]
+    fn a_request_parts_options_from_secrets_and_reads_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("secret");
+        std::fs::write(&file, "s3cr3t\n").unwrap();
+        let secret = format!("s3.credentials.secret=@{}", file.display());
+        let request =
+            request(&arguments(&["s3.endpoint_url=http://x:9000?a=b", "s3.credentials.access=a", &secret]), 1 << 20)
+                .unwrap();
+        assert_eq!((&request.path[..], request.url.as_str()), (&b"/data"[..], "s3://bucket/prefix"));
+        assert_eq!(request.options.get("endpoint_url").map(String::as_str), Some("http://x:9000?a=b"));
+        assert_eq!(request.options.len(), 1);
+        assert_eq!(request.secrets.get("secret").map(|secret| &secret[..]), Some(&b"s3cr3t"[..]));
+        let settings = request.settings.unwrap();
+        assert_eq!((settings.file_mode, settings.ttl_ms, settings.block_size), (0o640, 30_000, 1 << 20));
+        assert!(settings.read_only);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_before_anything_is_asked() {
+        assert!(request(&arguments(&["colour=red"]), 1 << 20).unwrap_err().to_string().contains("endpoint_url"));
+        let error = request(&arguments(&["AKIA-not-a-pair"]), 1 << 20).unwrap_err().to_string();
+        assert!(!error.contains("AKIA"), "{error}");
+        assert!(request(&UfsMountArgs { write_type: "fs_mode".into(), ..arguments(&[]) }, 1).is_err());
+        assert!(request(&UfsMountArgs { path: Some("data".into()), ..arguments(&[]) }, 1).is_err());
+    }
+}
