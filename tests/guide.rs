@@ -57,7 +57,10 @@ fn the_four_tests_of_the_deployment_guide() {
         let line = on(r#"ls -lh "$1"/bigfile.dat"#, mount);
         assert!(line.starts_with("-rw-r--r-- 1 root root 10M "), "{line}");
     }
-    assert_eq!(on(r#"cmp -n 10485760 "$1"/bigfile.dat /dev/zero && wc -c < "$1"/bigfile.dat"#, &client).trim(), "10485760");
+    assert_eq!(
+        on(r#"cmp -n 10485760 "$1"/bigfile.dat /dev/zero && wc -c < "$1"/bigfile.dat"#, &client).trim(),
+        "10485760"
+    );
 
     cluster.finish();
 }
@@ -229,7 +232,19 @@ fn a_wrong_key_or_bucket_is_an_error_that_shows_no_secret() {
     assert!(!missing.stderr.contains(SECRET) && !missing.stderr.trim().is_empty(), "{missing}");
     let endpoint = format!("endpoint_url={}", store.endpoint());
     let wrong = cluster
-        .cv(&["mount", "s3://models", "/m", "-c", &endpoint, "-c", "region_name=us-east-1", "-c", "access=AKIAWRONG", "-c", "secret=wrong-secret-wrong"])
+        .cv(&[
+            "mount",
+            "s3://models",
+            "/m",
+            "-c",
+            &endpoint,
+            "-c",
+            "region_name=us-east-1",
+            "-c",
+            "access=AKIAWRONG",
+            "-c",
+            "secret=wrong-secret-wrong",
+        ])
         .fails();
     assert!(!wrong.stderr.contains("wrong-secret-wrong"), "{wrong}");
     assert!(!cluster.cv(&["mount"]).ok().contains("s3://"), "a mount that failed is not in the table");

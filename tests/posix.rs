@@ -60,7 +60,10 @@ fn pjdfstest_fails_nowhere_but_where_it_is_known_to() {
         return;
     }
     let _alone = harness::alone();
-    assert!(rustix::process::geteuid().is_root(), "pjdfstest changes users: run the tests as root, or with CURVINE_SKIP_FUSE_TESTS=1");
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "pjdfstest changes users: run the tests as root, or with CURVINE_SKIP_FUSE_TESTS=1"
+    );
     let program = harness::tool("pjdfstest");
     let cluster = Cluster::start(Plan { mounts: 1, limit: Duration::from_secs(900), ..Plan::default() });
     let settings = cluster.dir().join("pjdfstest.toml");
@@ -152,7 +155,13 @@ fn fsx_finds_no_wrong_byte() {
             if !run.worked() {
                 let tail: Vec<_> = run.stderr.lines().rev().take(25).collect();
                 let tail: Vec<_> = tail.into_iter().rev().collect();
-                failures.push(format!("{} with seed {seed}: {:?}\n{}\n{}", exercise.name, run.status, run.text(), tail.join("\n")));
+                failures.push(format!(
+                    "{} with seed {seed}: {:?}\n{}\n{}",
+                    exercise.name,
+                    run.status,
+                    run.text(),
+                    tail.join("\n")
+                ));
             }
         }
     }

@@ -153,7 +153,11 @@ fn what_a_killed_mount_had_written_is_there_and_a_new_mount_takes_its_place() {
             drop(guard);
             (writer.join().expect("the writer"), appender.join().expect("the appender"))
         });
-        assert!(ledger.acknowledged > 5 && appended > 5, "{} calls and {appended} writes prove nothing", ledger.acknowledged);
+        assert!(
+            ledger.acknowledged > 5 && appended > 5,
+            "{} calls and {appended} writes prove nothing",
+            ledger.acknowledged
+        );
         written += ledger.acknowledged;
         drop(open);
         // The dead mount is still there; the next one takes it off.
@@ -161,7 +165,8 @@ fn what_a_killed_mount_had_written_is_there_and_a_new_mount_takes_its_place() {
         ledger.verify(&cluster.mount(0));
         let seen = std::fs::read(cluster.mount(0).join(&dir).join("open")).expect("read the open file");
         let records = seen.chunks(4096).enumerate();
-        let whole = records.take_while(|(number, record)| **record == (*number as u64 + 1).to_le_bytes().repeat(512)).count();
+        let whole =
+            records.take_while(|(number, record)| **record == (*number as u64 + 1).to_le_bytes().repeat(512)).count();
         assert!(whole as u64 >= appended, "{appended} writes were acknowledged and {whole} are there");
         cluster.begin(Role::Mount(1));
         assert_eq!(mountinfo::at(&root).len(), 1, "the dead mount was taken off");
@@ -240,7 +245,8 @@ fn with_the_cluster_stopped_every_answer_comes_in_time() {
         let asked = root.clone();
         within("statfs", Duration::from_secs(1), move || rustix::fs::statfs(&asked).expect("statfs"));
         let asked = root.clone();
-        let root_stat = within("stat of the root", Duration::from_secs(1), move || std::fs::metadata(asked).expect("stat"));
+        let root_stat =
+            within("stat of the root", Duration::from_secs(1), move || std::fs::metadata(asked).expect("stat"));
         assert!(root_stat.is_dir());
     }
     // Both timeouts one after the other, and some air.
@@ -275,7 +281,9 @@ fn with_the_cluster_stopped_every_answer_comes_in_time() {
     }
     for (number, expected) in [(0, 3 << 20), (1, 3 << 20)] {
         let path = cluster.mount(number).join("cold/big");
-        let length = until("the file, after the cluster goes on", Duration::from_secs(30), || Some(std::fs::read(&path).ok()?.len()));
+        let length = until("the file, after the cluster goes on", Duration::from_secs(30), || {
+            Some(std::fs::read(&path).ok()?.len())
+        });
         assert_eq!(length, expected);
     }
     cluster.finish();
@@ -291,7 +299,8 @@ fn wait_until_blocked(process: &mut std::process::Child) -> String {
         if now.starts_with("running") || now != last.0 {
             last = (now, Instant::now());
         }
-        (last.1.elapsed() > Duration::from_millis(500)).then(|| format!("system call {}", last.0.split(' ').next().unwrap_or("")))
+        (last.1.elapsed() > Duration::from_millis(500))
+            .then(|| format!("system call {}", last.0.split(' ').next().unwrap_or("")))
     })
 }
 

@@ -37,7 +37,7 @@ pub struct Span {
 
 impl Span {
     fn of<Op>(self, op: Op) -> Timed<Op> {
-        Timed { op, invoked: self.invoked, returned: self.returned, who: self.who }
+        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, who: self.who }
     }
 }
 
@@ -88,7 +88,7 @@ impl History {
 
     /// The bytes `from..to` were filled with `stamp`.
     pub fn write(&mut self, span: Span, inode: u64, from: u64, to: u64, stamp: u64) {
-        self.size(span, inode, SizeOp::Reach(to));
+        self.size(span, inode, SizeOp::Reach { from, to });
         for offset in SAMPLES.into_iter().filter(|offset| *offset < to) {
             self.cell(span, inode, offset, if offset >= from { CellOp::Write(stamp) } else { CellOp::Cover });
         }

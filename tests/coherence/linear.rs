@@ -30,6 +30,8 @@ pub struct Timed<Op> {
     pub invoked: u64,
     /// `None`: nobody knows whether it was done, or when.
     pub returned: Option<u64>,
+    /// A step that the operation may have shown on its way, or not: it has its place between the two times, or none.
+    pub optional: bool,
     /// Which thread, for people.
     pub who: usize,
 }
@@ -103,6 +105,9 @@ impl<M: Model> Search<'_, M> {
         let mut stack: Vec<_> = std::mem::take(&mut self.configurations).into_iter().collect();
         let mut visited: HashSet<_> = stack.iter().cloned().collect();
         let mut next = Vec::new();
+        if self.history[index].optional {
+            self.configurations.extend(stack.iter().map(|(state, placed)| (state.clone(), placed & !bit)));
+        }
         while let Some((state, placed)) = stack.pop() {
             if placed & bit != 0 {
                 self.configurations.insert((state, placed & !bit));

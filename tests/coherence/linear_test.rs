@@ -33,7 +33,7 @@ impl Model for Register {
 }
 
 fn op(op: Op, invoked: u64, returned: impl Into<Option<u64>>) -> Timed<Op> {
-    Timed { op, invoked, returned: returned.into(), who: 0 }
+    Timed { op, invoked, returned: returned.into(), optional: false, who: 0 }
 }
 
 #[test]
@@ -68,6 +68,19 @@ fn a_write_of_unknown_outcome_may_be_seen_late_or_never_but_not_undone() {
 }
 
 #[test]
+fn an_optional_step_is_seen_during_its_time_or_not_at_all() {
+    let step = Timed { optional: true, ..op(Op::Write(1), 10, 50) };
+    for value in [0, 1] {
+        assert_eq!(check(&Register, &[step.clone(), op(Op::Read(value), 20, 30)]), Verdict::Explained);
+        assert_eq!(check(&Register, &[step.clone(), op(Op::Read(value), 60, 70)]), Verdict::Explained);
+    }
+    let late = [step.clone(), op(Op::Read(0), 60, 70), op(Op::Read(1), 80, 90)];
+    assert_eq!(check(&Register, &late), Verdict::Unexplained(2));
+    let early = [step, op(Op::Read(1), 0, 5)];
+    assert_eq!(check(&Register, &early), Verdict::Unexplained(1));
+}
+
+#[test]
 fn an_operation_is_not_seen_before_it_was_called() {
     let history = [op(Op::Read(1), 0, 10), op(Op::Write(1), 20, 30)];
     assert_eq!(check(&Register, &history), Verdict::Unexplained(0));
@@ -76,18 +89,29 @@ fn an_operation_is_not_seen_before_it_was_called() {
 /// Tries every order.
 fn exhaustive(history: &[Timed<Op>], state: u8, placed: u32) -> bool {
     let waiting = |index: usize| placed & (1 << index) == 0;
-    if (0..history.len()).all(|index| !waiting(index) || history[index].returned.is_none()) {
+    let bound = |index: &usize| !history[*index].optional;
+    if (0..history.len()).all(|index| !waiting(index) || history[index].returned.is_none() || history[index].optional) {
         return true;
     }
-    let first_return =
-        (0..history.len()).filter(|index| waiting(*index)).filter_map(|index| history[index].returned).min().unwrap_or(u64::MAX);
+    let first_return = (0..history.len())
+        .filter(|index| waiting(*index))
+        .filter(bound)
+        .filter_map(|index| history[index].returned)
+        .min()
+        .unwrap_or(u64::MAX);
     (0..history.len()).any(|index| {
         if !waiting(index) || history[index].invoked > first_return {
             return false;
         }
         let mut next = Vec::new();
         Register.step(&state, &history[index].op, &mut next);
-        next.into_iter().any(|state| exhaustive(history, state, placed | 1 << index))
+        // An optional step that ended before this one began can have no place any more.
+        let over = |other: &usize| {
+            history[*other].optional
+                && history[*other].returned.is_some_and(|returned| returned < history[index].invoked)
+        };
+        let dropped = (0..history.len()).filter(over).fold(0, |dropped, other| dropped | 1 << other);
+        next.into_iter().any(|state| exhaustive(history, state, placed | dropped | 1 << index))
     })
 }
 
@@ -102,7 +126,9 @@ fn the_search_agrees_with_trying_every_order() {
                 let kind = if rng.chance(50) { Op::Write(value) } else { Op::Read(value) };
                 let invoked = rng.below(20);
                 let unknown = rng.chance(10) && matches!(kind, Op::Write(_));
-                op(kind, invoked, (!unknown).then(|| invoked + rng.below(10)))
+                let returned = (!unknown).then(|| invoked + rng.below(10));
+                let optional = rng.chance(20) && matches!(kind, Op::Write(_)) && !unknown;
+                Timed { optional, ..op(kind, invoked, returned) }
             })
             .collect();
         let explained = exhaustive(&history, 0, 0);

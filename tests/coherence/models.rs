@@ -35,16 +35,39 @@ pub enum Sight {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameOp {
     /// `open(O_CREAT)`, with or without `O_EXCL`.
-    Create { name: usize, inode: Option<u64>, exclusive: bool },
-    Mkdir { name: usize },
-    Unlink { name: usize },
-    Rmdir { name: usize },
+    Create {
+        name: usize,
+        inode: Option<u64>,
+        exclusive: bool,
+    },
+    Mkdir {
+        name: usize,
+    },
+    Unlink {
+        name: usize,
+    },
+    Rmdir {
+        name: usize,
+    },
     /// `replace`: without RENAME_NOREPLACE.
-    Rename { from: usize, to: usize, replace: bool },
-    Exchange { one: usize, other: usize },
-    See { name: usize, sight: Sight },
+    Rename {
+        from: usize,
+        to: usize,
+        replace: bool,
+    },
+    Exchange {
+        one: usize,
+        other: usize,
+    },
+    See {
+        name: usize,
+        sight: Sight,
+    },
     /// An exchange that said ENOENT.
-    OneAbsent { one: usize, other: usize },
+    OneAbsent {
+        one: usize,
+        other: usize,
+    },
 }
 
 /// The names, and the inodes that were made so far, ascending: each is made once.
@@ -196,8 +219,11 @@ pub struct Size;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SizeOp {
-    /// A write up to this offset.
-    Reach(u64),
+    /// A write of these bytes.
+    Reach {
+        from: u64,
+        to: u64,
+    },
     Set(u64),
     See(u64),
 }
@@ -212,7 +238,7 @@ impl Model for Size {
 
     fn step(&self, state: &u64, op: &SizeOp, next: &mut Vec<u64>) {
         match op {
-            SizeOp::Reach(end) => next.push(*state.max(end)),
+            SizeOp::Reach { to, .. } => next.push(*state.max(to)),
             SizeOp::Set(size) => next.push(*size),
             SizeOp::See(size) if size == state => next.push(*state),
             SizeOp::See(_) => {}

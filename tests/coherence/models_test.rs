@@ -6,8 +6,11 @@ use super::models::*;
 /// Operations one after the other, each returned before the next is called.
 fn in_turn<M: Model>(model: &M, ops: Vec<M::Op>) -> Verdict {
     let times = (0u64..).step_by(10);
-    let history: Vec<_> =
-        ops.into_iter().zip(times).map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), who: 0 }).collect();
+    let history: Vec<_> = ops
+        .into_iter()
+        .zip(times)
+        .map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), optional: false, who: 0 })
+        .collect();
     check(model, &history)
 }
 
@@ -43,7 +46,8 @@ fn an_inode_is_made_once_and_a_name_taken_once() {
 #[test]
 fn kinds_are_kept_apart() {
     assert_eq!(in_turn(&names(), vec![NameOp::Mkdir { name: 2 }, NameOp::Unlink { name: 2 }]), Verdict::Unexplained(1));
-    let onto_directory = vec![create(0, 7), NameOp::Mkdir { name: 1 }, NameOp::Rename { from: 0, to: 1, replace: true }];
+    let onto_directory =
+        vec![create(0, 7), NameOp::Mkdir { name: 1 }, NameOp::Rename { from: 0, to: 1, replace: true }];
     assert_eq!(in_turn(&names(), onto_directory), Verdict::Unexplained(2));
     let exchange = vec![
         create(0, 7),
@@ -57,8 +61,15 @@ fn kinds_are_kept_apart() {
 
 #[test]
 fn a_file_of_an_unknown_create_may_turn_up_once() {
-    let unknown = Timed { op: NameOp::Create { name: 0, inode: None, exclusive: true }, invoked: 0, returned: None, who: 0 };
-    let seen = |at: u64, sight| Timed { op: see(0, sight), invoked: at, returned: Some(at + 1), who: 1 };
+    let unknown = Timed {
+        op: NameOp::Create { name: 0, inode: None, exclusive: true },
+        invoked: 0,
+        returned: None,
+        optional: false,
+        who: 0,
+    };
+    let seen =
+        |at: u64, sight| Timed { op: see(0, sight), invoked: at, returned: Some(at + 1), optional: false, who: 1 };
     let model = Names { foundlings: vec![9] };
     let late = [unknown.clone(), seen(10, Sight::Absent), seen(20, Sight::File(9))];
     assert_eq!(check(&model, &late), Verdict::Explained);
@@ -78,9 +89,15 @@ fn content_is_what_was_written_last_and_a_cut_leaves_zeroes_behind() {
 #[test]
 fn sizes_and_modes_follow_their_changes() {
     use SizeOp::*;
-    assert_eq!(in_turn(&Size, vec![Reach(10), Reach(5), See(10), Set(3), See(3)]), Verdict::Explained);
-    assert_eq!(in_turn(&Size, vec![Reach(10), Set(3), See(10)]), Verdict::Unexplained(2));
-    assert_eq!(in_turn(&Mode(0o644), vec![ModeOp::See(0o644), ModeOp::Set(0o600), ModeOp::See(0o600)]), Verdict::Explained);
+    assert_eq!(
+        in_turn(&Size, vec![Reach { from: 0, to: 10 }, Reach { from: 0, to: 5 }, See(10), Set(3), See(3)]),
+        Verdict::Explained
+    );
+    assert_eq!(in_turn(&Size, vec![Reach { from: 0, to: 10 }, Set(3), See(10)]), Verdict::Unexplained(2));
+    assert_eq!(
+        in_turn(&Mode(0o644), vec![ModeOp::See(0o644), ModeOp::Set(0o600), ModeOp::See(0o600)]),
+        Verdict::Explained
+    );
     assert_eq!(in_turn(&Mode(0o644), vec![ModeOp::Set(0o600), ModeOp::See(0o644)]), Verdict::Unexplained(1));
 }
 

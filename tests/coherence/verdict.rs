@@ -5,7 +5,7 @@ use std::fmt::{Debug, Write};
 
 use super::history::{History, LogCall};
 use super::linear::{Model, Timed, Verdict, check};
-use super::models::{Cell, Log, LogOp, Mode, NameOp, Names, Sight, Size};
+use super::models::{Cell, Log, LogOp, Mode, NameOp, Names, Sight, Size, SizeOp};
 
 /// The permission bits with which the workload makes files.
 pub const NEW_MODE: u32 = 0o644;
@@ -26,7 +26,7 @@ pub fn judge(mut history: History) -> Findings {
     let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
     findings.object("the names", &Names { foundlings: foundlings(&history.names) }, &history.names);
     for (inode, ops) in &history.sizes {
-        findings.object(&format!("the size of inode {inode}"), &Size, ops);
+        findings.object(&format!("the size of inode {inode}"), &Size, &with_growth(ops));
     }
     for (inode, ops) in &history.modes {
         findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
@@ -68,9 +68,33 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
     seen.difference(&made).copied().collect()
 }
 
+/// On Linux a file may be seen growing while a write goes on: adds the sizes that were seen then, as steps of the write.
+fn with_growth(ops: &[Timed<SizeOp>]) -> Vec<Timed<SizeOp>> {
+    let mut all = ops.to_vec();
+    for write in ops {
+        let SizeOp::Reach { from, to } = write.op else { continue };
+        let during = |other: &&Timed<SizeOp>| {
+            other.returned.unwrap_or(u64::MAX) >= write.invoked && other.invoked <= write.returned.unwrap_or(u64::MAX)
+        };
+        let sizes: BTreeSet<u64> = ops
+            .iter()
+            .filter(during)
+            .filter_map(|other| if let SizeOp::See(size) = other.op { Some(size) } else { None })
+            .filter(|size| (from + 1..to).contains(size))
+            .collect();
+        all.extend(sizes.into_iter().map(|to| Timed {
+            op: SizeOp::Reach { from, to },
+            optional: true,
+            ..write.clone()
+        }));
+    }
+    all
+}
+
 /// The order of the records, and the calls as operations on their number; an error if two reads contradict each other.
 fn in_order(calls: &[Timed<LogCall>]) -> Result<(Log, Vec<Timed<LogOp>>), String> {
-    let reads = calls.iter().filter_map(|timed| if let LogCall::Read(records) = &timed.op { Some(records) } else { None });
+    let reads =
+        calls.iter().filter_map(|timed| if let LogCall::Read(records) = &timed.op { Some(records) } else { None });
     let order = reads.clone().max_by_key(|records| records.len()).cloned().unwrap_or_default();
     for records in reads {
         if !order.starts_with(records) {
@@ -88,7 +112,13 @@ fn in_order(calls: &[Timed<LogCall>]) -> Result<(Log, Vec<Timed<LogOp>>), String
     };
     let ops = calls
         .iter()
-        .map(|timed| Timed { op: op(&timed.op), invoked: timed.invoked, returned: timed.returned, who: timed.who })
+        .map(|timed| Timed {
+            op: op(&timed.op),
+            invoked: timed.invoked,
+            returned: timed.returned,
+            optional: timed.optional,
+            who: timed.who,
+        })
         .collect();
     Ok((Log { order }, ops))
 }
@@ -108,7 +138,13 @@ fn tell<Op: Debug>(name: &str, ops: &[Timed<Op>], index: usize) -> String {
     for timed in &shown[skipped..] {
         let returned = timed.returned.map_or("?".to_string(), |returned| format!("{:.3}", returned as f64 / 1e6));
         let mark = if std::ptr::eq(*timed, culprit) { " <==" } else { "" };
-        let _ = write!(text, "\n    {:>12.3} .. {returned:>12} ms  thread {}  {:?}{mark}", timed.invoked as f64 / 1e6, timed.who, timed.op);
+        let _ = write!(
+            text,
+            "\n    {:>12.3} .. {returned:>12} ms  thread {}  {:?}{mark}",
+            timed.invoked as f64 / 1e6,
+            timed.who,
+            timed.op
+        );
     }
     text
 }

@@ -33,7 +33,8 @@ impl Store {
         for bucket in buckets {
             std::fs::create_dir(dir.path().join(bucket)).expect("make a bucket");
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = probe.local_addr().expect("an address");
         drop(probe);
@@ -99,7 +100,7 @@ async fn serve(listener: TcpListener, service: S3Service, requests: Arc<Mutex<Ve
                 let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
                 let line = format!("{} {} {range}", request.method(), request.uri());
                 requests.lock().expect("nobody panics under it").push(line);
-                service.call(request)
+                Service::call(&service, request)
             });
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), noted).await;
         });

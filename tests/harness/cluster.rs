@@ -114,11 +114,7 @@ impl Cluster {
         let dir = tempfile::Builder::new().prefix("curvine-test-").tempdir().expect("make a directory").keep();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("open the directory to others");
         let mut free = free_ports(2 + plan.workers);
-        let ports = Ports {
-            master: free.pop().expect("a port"),
-            journal: free.pop().expect("a port"),
-            workers: free,
-        };
+        let ports = Ports { master: free.pop().expect("a port"), journal: free.pop().expect("a port"), workers: free };
         let cluster = Cluster {
             dir,
             plan,
@@ -392,7 +388,6 @@ impl Cluster {
             kill_all(&processes);
         });
     }
-
 }
 
 fn kill_all(processes: &Mutex<BTreeMap<Role, Process>>) {

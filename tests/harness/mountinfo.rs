@@ -49,7 +49,8 @@ fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
-        let code = (byte == b'\\').then(|| std::str::from_utf8(tail.get(..3)?).ok().and_then(|octal| u8::from_str_radix(octal, 8).ok()));
+        let code = (byte == b'\\')
+            .then(|| std::str::from_utf8(tail.get(..3)?).ok().and_then(|octal| u8::from_str_radix(octal, 8).ok()));
         match code.flatten() {
             Some(code) => {
                 bytes.push(code);

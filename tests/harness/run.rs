@@ -39,7 +39,9 @@ impl Run {
             let _ = kill_process_group(group, Signal::KILL);
             let _ = try_until(Duration::from_secs(5), || child.try_wait().expect("wait for a child"));
         }
-        let take = |output: std::sync::mpsc::Receiver<Vec<u8>>| output.recv_timeout(Duration::from_secs(5)).unwrap_or_default();
+        let take = |output: std::sync::mpsc::Receiver<Vec<u8>>| {
+            output.recv_timeout(Duration::from_secs(5)).unwrap_or_default()
+        };
         let stderr = String::from_utf8_lossy(&take(stderr)).into_owned();
         Run { what, status, stdout: take(stdout), stderr, took: began.elapsed() }
     }
@@ -84,7 +86,14 @@ impl Run {
 impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ended = self.status.map_or("killed at its deadline".to_string(), |status| status.to_string());
-        write!(f, "{}\n  {ended} after {:?}\n  stdout: {}\n  stderr: {}", self.what, self.took, self.text(), self.stderr)
+        write!(
+            f,
+            "{}\n  {ended} after {:?}\n  stdout: {}\n  stderr: {}",
+            self.what,
+            self.took,
+            self.text(),
+            self.stderr
+        )
     }
 }
 

@@ -15,7 +15,10 @@ use crate::harness::{Rng, until};
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
     /// This content.
-    Content { seed: u64, length: usize },
+    Content {
+        seed: u64,
+        length: usize,
+    },
     Directory,
     Absent,
     /// One of two: a call had no answer.
@@ -93,7 +96,12 @@ impl Ledger {
                 // Reads back; an error is not held against anybody while things are being killed.
                 let Some((path, Known::Content { seed, length })) = self.some_file(rng) else { return };
                 if let Ok(read) = std::fs::read(root.join(&path)) {
-                    assert!(read == content(seed, length), "{} read back as {} bytes of {length}", path.display(), read.len());
+                    assert!(
+                        read == content(seed, length),
+                        "{} read back as {} bytes of {length}",
+                        path.display(),
+                        read.len()
+                    );
                 }
             }
         }
@@ -135,7 +143,11 @@ impl Ledger {
                 }
                 Known::Directory => {
                     let found = answered(patience, || std::fs::metadata(&full));
-                    assert!(found.as_ref().is_ok_and(|meta| meta.is_dir()), "the directory {} is lost: {found:?}", path.display());
+                    assert!(
+                        found.as_ref().is_ok_and(|meta| meta.is_dir()),
+                        "the directory {} is lost: {found:?}",
+                        path.display()
+                    );
                 }
                 Known::Content { seed, length } => match answered(patience, || std::fs::read(&full)) {
                     Ok(read) => {
@@ -150,7 +162,10 @@ impl Ledger {
         let listed = |path: &PathBuf| root.join(path).parent().map(Path::to_path_buf);
         let Some(dir) = self.entries.keys().find_map(listed) else { return };
         let names = until("a listing", Duration::from_secs(60), || {
-            std::fs::read_dir(&dir).ok()?.map(|entry| entry.ok().map(|entry| entry.file_name())).collect::<Option<Vec<_>>>()
+            std::fs::read_dir(&dir)
+                .ok()?
+                .map(|entry| entry.ok().map(|entry| entry.file_name()))
+                .collect::<Option<Vec<_>>>()
         });
         for (path, known) in &self.entries {
             let times = names.iter().filter(|name| path.file_name() == Some(name)).count();
@@ -169,7 +184,8 @@ fn answered<T>(patience: Instant, ask: impl Fn() -> std::io::Result<T>) -> std::
         let result = ask();
         let no_answer = result.as_ref().is_err_and(|error| {
             use std::io::ErrorKind::*;
-            error.raw_os_error() == Some(5) || matches!(error.kind(), TimedOut | Interrupted | NotConnected | StaleNetworkFileHandle)
+            error.raw_os_error() == Some(5)
+                || matches!(error.kind(), TimedOut | Interrupted | NotConnected | StaleNetworkFileHandle)
         });
         if !no_answer || Instant::now() > patience {
             return result;
