@@ -121,13 +121,17 @@ impl Leader {
                         was_sealed = true;
                         continue;
                     }
-                    // While it was sealed an application may have set its time in the log.
-                    let mtime = attr.mtime.filter(|_| was_sealed);
-                    let request = OpenContentRequest { content: Some(primary.content), epoch, mtime };
+                    let request = OpenContentRequest { content: Some(primary.content), epoch };
                     let opened: Result<Empty> =
                         self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
                     match opened {
-                        Ok(_) => return Ok((primary, epoch)),
+                        Ok(_) => {
+                            // While it was sealed an application may have set its time in the log.
+                            if let Some(mtime) = attr.mtime.filter(|_| was_sealed) {
+                                self.set_live_mtime(inode, mtime, deadline).await?;
+                            }
+                            return Ok((primary, epoch));
+                        }
                         // The worker has been told of a later epoch than reached the log.
                         Err(error) if error.kind() == ErrorKind::VersionMismatch => {
                             self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
