@@ -115,8 +115,7 @@ impl BlockStore {
             }
             state.chunks.insert(number, chunk.clone());
         }
-        tier.charge(state.charged, charged);
-        state.charged = charged;
+        tier.charge(&mut state, charged);
         Ok(())
     }
 
@@ -129,8 +128,7 @@ impl BlockStore {
                 let size = state.attr.size;
                 let create = Create { version: 0, epoch: 0, size, mtime_sec: 0, mtime_nsec: 0 };
                 tier.log(&[Record::new(content.key, Body::Create(create))])?;
-                tier.charge(state.charged, 0);
-                state.charged = 0;
+                tier.charge(state, 0);
                 state.chunks = ChunkMap::default();
                 self.create_file(content, size)
             }

@@ -59,6 +59,7 @@ fn copies_make_way_for_each_other_and_for_writers_but_never_the_other_way_round(
     assert!(store.contains(copy(29)));
     assert!(!store.contains(copy(20)), "the oldest copy made way");
     assert!(store.tiers()[0].used <= 4 * MIB);
+    assert_eq!(store.tiers()[0].available, 3 * MIB, "copies make way, so their space counts as available");
     // A writer needs everything: all copies go.
     store.open_for_write(KEY, 1, 1).unwrap();
     for chunk in 1..3 {

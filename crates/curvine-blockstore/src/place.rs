@@ -43,6 +43,8 @@ impl BlockStore {
     }
 
     /// The content is writable with `epoch` from now on, and with no earlier one. Durable when this returns.
+    ///
+    /// A sealed content goes on from the time that it was sealed with; if another one was set since, `set_mtime` follows.
     pub fn open_for_write(&self, key: ContentKey, version: u64, epoch: u64) -> Result<()> {
         let content = self.find(key)?;
         // Waits for a seal that is going on.
@@ -63,10 +65,12 @@ impl BlockStore {
         if state.kind == ContentKind::Sealed {
             records.push(Record::new(key, Body::Synced(Synced { size: state.attr.size })));
             state.synced_size = state.attr.size;
-            // The local file may have another time than the log says (a copy, a seal by CommitSize); from now on it counts.
+            // From now on the local file's time counts.
             let file = self.file(&content)?;
             let path = tier.path_of(key);
             disk::set_mtime(&file, state.attr.mtime)
+                .and_then(|()| disk::attr_of(&file))
+                .map(|found| state.attr.mtime = found.mtime)
                 .map_err(|error| tier.fault(error, "cannot set the time of a content", &path))?;
         }
         state.logged = tier.log(&records)?;
@@ -136,8 +140,7 @@ impl BlockStore {
         self.disk.sync(DiskOp::Sync, &file, &path).map_err(failed)?;
         self.sync_name(content, state)?;
         let found = disk::attr_of(&file).map_err(failed)?;
-        tier.charge(state.charged, found.blocks * 512);
-        state.charged = found.blocks * 512;
+        tier.charge(state, found.blocks * 512);
         // What the local file system made of the time (its range or resolution may be smaller) is what later looks compare.
         state.attr = found;
         state.placed = Some(found.mtime);

@@ -277,8 +277,7 @@ impl BlockStore {
                 tier.log(&[Record::new(content.key, Body::Absent(absent))])?;
                 state.chunks.remove(*number);
                 let charged = crate::recovery::cached_bytes(&state);
-                tier.charge(state.charged, charged);
-                state.charged = charged;
+                tier.charge(&mut state, charged);
                 continue;
             }
             tracing::error!(content = %content.key, offset = at, file = %path.display(), "data on the disk is damaged");

@@ -136,9 +136,10 @@ impl BlockStore {
         if ending == Ending::UncleanBoot || damaged {
             state.chunks.suspect_all();
         }
+        let mut charged = 0;
         match known.kind {
-            ContentKind::Cached => state.charged = cached_bytes(&state),
-            ContentKind::Sealed => state.charged = known.blocks * 512,
+            ContentKind::Cached => charged = cached_bytes(&state),
+            ContentKind::Sealed => charged = known.blocks * 512,
             ContentKind::Lost => {}
             ContentKind::Live => {
                 // They may be of a seal that did not end.
@@ -148,6 +149,7 @@ impl BlockStore {
                     // Placing it never ended, so nobody was told of it.
                     None => false,
                 };
+                charged = state.attr.blocks * 512;
                 if !recovered && known.synced.is_none() && !damaged {
                     let path = tier.path_of(key);
                     self.disk
@@ -163,14 +165,16 @@ impl BlockStore {
                 }
             }
         }
-        tier.charge(0, state.charged);
         let cached = state.kind == ContentKind::Cached;
         let content = Arc::new(Content::new(key, number, state));
         if let Some(there) = self.insert(content.clone()) {
             let other = &self.tiers[there.tier];
             tracing::warn!(content = %key, here = %tier.dir().display(), used = %other.dir().display(),
                 "a content is in two tier directories: the second is ignored");
-        } else if cached {
+            return Ok(());
+        }
+        tier.charge(&mut content.state.write(), charged);
+        if cached {
             tier.candidates.lock().insert(content);
         }
         Ok(())
@@ -224,7 +228,6 @@ impl BlockStore {
             disk::set_mtime(&file, mtime).map_err(failed)?;
         }
         state.attr = LiveAttr { mtime, ..found };
-        state.charged = found.blocks * 512;
         Ok(true)
     }
 
@@ -242,13 +245,11 @@ impl BlockStore {
             if known || !entry.path().exists() {
                 continue;
             }
-            let mut state = State::new(ContentKind::Lost, 0, 0);
-            state.charged =
-                entry.metadata().map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512).unwrap_or(0);
-            let charged = state.charged;
-            if self.insert(Arc::new(Content::new(key, number, state))).is_none() {
+            let bytes = entry.metadata().map(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512).unwrap_or(0);
+            let content = Arc::new(Content::new(key, number, State::new(ContentKind::Lost, 0, 0)));
+            if self.insert(content.clone()).is_none() {
                 tracing::warn!(content = %key, file = %entry.path().display(), "no index knows this file: its content is lost");
-                tier.charge(0, charged);
+                tier.charge(&mut content.state.write(), bytes);
                 tier.log(&[Record::new(key, Body::Lost(Nothing {}))])?;
             }
         }

@@ -119,8 +119,7 @@ impl BlockStore {
             state.logged = tier.log(some)?;
         }
         tier.sync_log(state.logged)?;
-        tier.charge(state.charged, attr.blocks * 512);
-        state.charged = attr.blocks * 512;
+        tier.charge(&mut state, attr.blocks * 512);
         state.attr = attr;
         state.chunks = chunks;
         state.kind = ContentKind::Sealed;

@@ -245,7 +245,7 @@ impl BlockStore {
         self.disk.unlink(&path).map_err(|error| tier.fault(error, "cannot delete the file of a content", &path))?;
         state.deleted = true;
         content.gone.store(true, Ordering::SeqCst);
-        tier.charge(state.charged, 0);
+        tier.charge(state, 0);
         tier.files.fetch_sub(1, Ordering::Relaxed);
         self.open_files.remove(content.id);
         self.table(content.key).write().remove(&content.key);
@@ -321,7 +321,8 @@ impl BlockStore {
             .enumerate()
             .filter(|(_, tier)| usable(tier))
             .map(|(number, tier)| {
-                let (capacity, available) = tier.room();
+                let (capacity, free) = tier.room();
+                let available = if authoritative { free + tier.evictable() } else { free };
                 (number, capacity, available)
             })
             .collect();

@@ -14,12 +14,12 @@ use curvine_types::{ClusterId, Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
-use crate::content::Content;
+use crate::content::{Content, State};
 use crate::disk::{self, Disk, DiskOp, io_error};
 use crate::eviction::S3Fifo;
 use crate::index::{Damage, Identity, IndexLog, Position, read_identity};
 use crate::record::{Record, Replay};
-use crate::types::{ContentKey, TierConfig, TierStatus};
+use crate::types::{ContentKey, ContentKind, TierConfig, TierStatus};
 
 /// Directories among which the files of a tier are spread.
 pub(crate) const SHARDS: u64 = 256;
@@ -37,6 +37,8 @@ pub(crate) struct Tier {
     failure: Mutex<Option<Failure>>,
     used: AtomicU64,
     pending: AtomicU64,
+    /// The part of `used` that clean copies take.
+    evictable: AtomicU64,
     pub files: AtomicUsize,
     space: Mutex<Space>,
     pub candidates: Mutex<S3Fifo<Arc<Content>>>,
@@ -82,6 +84,7 @@ impl Tier {
             failure: Mutex::default(),
             used: AtomicU64::new(0),
             pending: AtomicU64::new(0),
+            evictable: AtomicU64::new(0),
             files: AtomicUsize::new(0),
             space: Mutex::new(Space { free: 0, total: 0, looked: None, used_then: 0 }),
             candidates: Mutex::default(),
@@ -242,15 +245,18 @@ impl Tier {
         self.index().map(|index| index.len().0).unwrap_or(0)
     }
 
-    /// Allocated bytes went from `before` to `after`.
-    pub fn charge(&self, before: u64, after: u64) {
-        if after >= before {
-            self.used.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            let less = before - after;
-            let _ =
-                self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| Some(used.saturating_sub(less)));
+    /// The allocated bytes of a content are `bytes` from now on.
+    pub fn charge(&self, state: &mut State, bytes: u64) {
+        let before = std::mem::replace(&mut state.charged, bytes);
+        adjust(&self.used, before, bytes);
+        if state.kind == ContentKind::Cached {
+            adjust(&self.evictable, before, bytes);
         }
+    }
+
+    /// Bytes that evictions could free.
+    pub fn evictable(&self) -> u64 {
+        self.evictable.load(Ordering::Relaxed)
     }
 
     pub fn used(&self) -> u64 {
@@ -296,7 +302,13 @@ impl Tier {
             None => "ok".to_string(),
             Some(failure) => format!("failed: {}", failure.why),
         };
-        let (capacity, available) = if state == "ok" { self.room() } else { (self.config.quota.unwrap_or(0), 0) };
+        let (capacity, available) = match self.check() {
+            Ok(()) => {
+                let (capacity, free) = self.room();
+                (capacity, (free + self.evictable()).min(capacity))
+            }
+            Err(_) => (self.config.quota.unwrap_or(0), 0),
+        };
         TierStatus {
             dir: self.config.dir.clone(),
             kind: self.config.kind,
@@ -306,6 +318,16 @@ impl Tier {
             files: self.files.load(Ordering::Relaxed) as u64,
             state,
         }
+    }
+}
+
+/// A counter of bytes changes by the difference.
+fn adjust(counter: &AtomicU64, before: u64, after: u64) {
+    if after >= before {
+        counter.fetch_add(after - before, Ordering::Relaxed);
+    } else {
+        let less = before - after;
+        let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |bytes| Some(bytes.saturating_sub(less)));
     }
 }
 

@@ -229,7 +229,7 @@ pub struct TierStatus {
     pub capacity: u64,
     /// Allocated by the store.
     pub used: u64,
-    /// What a write could still take, clean copies not counted.
+    /// What a write could still take; clean copies make way for it.
     pub available: u64,
     pub files: u64,
     /// `ok`, or `failed: ` and why.

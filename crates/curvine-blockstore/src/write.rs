@@ -167,8 +167,7 @@ impl BlockStore {
             disk::set_mtime(file, found.mtime).map_err(failed)?;
         }
         state.attr = found;
-        tier.charge(state.charged, found.blocks * 512);
-        state.charged = found.blocks * 512;
+        tier.charge(state, found.blocks * 512);
         Ok(())
     }
 

@@ -96,6 +96,14 @@ fn a_time_that_was_set_survives_the_process_and_rises_with_the_next_write() {
     let again = store.place(KEY, 1, 1, T0, b"other").unwrap_err();
     assert_eq!(again.kind(), ErrorKind::VersionMismatch, "the time of the placement does not make it unwritten");
     store.seal(KEY, 1, 1).unwrap();
+    // Set in the log while the content was sealed.
+    let later = Timestamp { sec: 1_800_000_000, nsec: 7 };
+    store.open_for_write(KEY, 1, 1).unwrap();
+    store.set_mtime(KEY, 1, later).unwrap();
+    assert_eq!(store.stat(KEY, 1).unwrap().mtime, later);
+    drop(store);
+    let store = bench.open();
+    assert_eq!(store.seal(KEY, 1, 1).unwrap().mtime, later);
     assert_eq!(store.set_mtime(KEY, 1, past).unwrap_err().kind(), ErrorKind::VersionMismatch);
 }
 

@@ -169,7 +169,7 @@ fn absent_chunks(plan: &ReadPlan) -> Option<std::ops::Range<u64>> {
     let mut ranges =
         plan.segments.iter().filter(|segment| matches!(segment, Segment::Absent { .. })).map(Segment::range);
     let (first, len) = ranges.next()?;
-    let end = ranges.last().map_or(first + len, |(offset, len)| offset + len);
+    let end = ranges.next_back().map_or(first + len, |(offset, len)| offset + len);
     Some(first / CHUNK_SIZE..end.div_ceil(CHUNK_SIZE))
 }
 

@@ -17,6 +17,9 @@ use crate::fetch::Fetcher;
 use crate::source::Sources;
 use crate::stats::Stats;
 
+/// How long a heartbeat waits for the disks to tell their free space.
+const TIERS_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(crate) struct Engine {
     pub store: Arc<BlockStore>,
     pub disk: Arc<DiskPool>,
@@ -26,6 +29,7 @@ pub(crate) struct Engine {
     pub lease: Lease,
     /// Replies being built and sent.
     pub replies: ByteBudget,
+    pub last_tiers: Mutex<Vec<TierInfo>>,
 }
 
 impl Engine {
@@ -43,9 +47,17 @@ impl Engine {
         }
     }
 
-    /// For registration and heartbeat. Looks at the disks.
-    pub fn tier_infos(&self) -> Vec<TierInfo> {
-        self.store.tiers().into_iter().map(tier_info).collect()
+    /// For registration and heartbeat; as last seen, if the disks take too long to say.
+    pub async fn tier_infos(self: &Arc<Self>) -> Vec<TierInfo> {
+        let store = self.store.clone();
+        let deadline = Instant::now() + TIERS_TIMEOUT;
+        let looking = self.disk.run(deadline, move || Ok(store.tiers()));
+        let looked = timeout_at(deadline, looking).await;
+        let mut last = self.last_tiers.lock();
+        if let Ok(Ok(tiers)) = looked {
+            *last = tiers.into_iter().map(tier_info).collect();
+        }
+        last.clone()
     }
 }
 

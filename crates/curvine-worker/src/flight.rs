@@ -64,7 +64,7 @@ impl Flight {
     }
 
     pub fn stored(&self, cargo: Cargo, kept: &Result<()>) {
-        let kept = kept.as_ref().map(|()| ()).map_err(ErrorBody::from);
+        let kept = kept.as_ref().copied().map_err(ErrorBody::from);
         self.state.send_replace(State::Stored(cargo, kept));
     }
 
@@ -114,7 +114,7 @@ impl Flight {
         match reached {
             Ok(Ok(state)) => Ok(state.clone()),
             Ok(Err(_)) => Err(gave_up()),
-            Err(_) => Err(Error::new(ErrorKind::TimedOut, "the under file system did not deliver in time")),
+            Err(_) => Err(Error::new(ErrorKind::Ufs, "the under file system did not deliver in time")),
         }
     }
 }

@@ -53,13 +53,13 @@ pub(crate) async fn learn_cluster(master: &Channel, cell: &ClusterCell, timeout:
     }
 }
 
-/// Registers and stays registered, for as long as it runs. `registered` is the worker's number while the master knows it.
+/// Registers and stays registered; returns only if that cannot succeed, and why. `registered` is the worker's number while the master knows it.
 pub(crate) async fn stay(
     engine: Arc<Engine>,
     master: Channel,
     announcement: Announcement,
     registered: watch::Sender<WorkerId>,
-) {
+) -> Error {
     let mut pause = PAUSE_MIN;
     loop {
         match register(&engine, &master, &announcement).await {
@@ -71,6 +71,8 @@ pub(crate) async fn stay(
                 beat(&engine, &master, worker, lease, announcement.timeout).await;
                 registered.send_replace(0);
             }
+            // Trying again cannot help: somebody must say where this worker belongs.
+            Err(error) if error.kind() == ErrorKind::Foreign => return error,
             Err(error) => {
                 tracing::warn!(%error, "cannot register with the master, trying again");
                 tokio::time::sleep(pause).await;
@@ -86,7 +88,7 @@ async fn register(engine: &Arc<Engine>, master: &Channel, about: &Announcement) 
         hostname: about.hostname.clone(),
         rpc_port: about.rpc_port.into(),
         socket: about.socket.clone(),
-        tiers: tier_infos(engine).await,
+        tiers: engine.tier_infos().await,
         software: env!("CARGO_PKG_VERSION").to_string(),
         web_port: about.web_port.into(),
     };
@@ -140,7 +142,7 @@ async fn beat(engine: &Arc<Engine>, master: &Channel, worker: WorkerId, mut leas
     loop {
         tokio::time::sleep(if silent { (lease / 10).max(PAUSE_MIN) } else { lease / 3 }).await;
         let request =
-            WorkerHeartbeatRequest { worker, tiers: tier_infos(engine).await, stats: Some(engine.worker_stats()) };
+            WorkerHeartbeatRequest { worker, tiers: engine.tier_infos().await, stats: Some(engine.worker_stats()) };
         let sent = boot_time();
         // A heartbeat that takes longer than the lease is worth nothing.
         let deadline = Instant::now() + timeout.min(lease);
@@ -171,15 +173,4 @@ fn lease_of(millis: u64) -> Result<Duration> {
         return Err(Error::new(ErrorKind::Corrupt, "the master granted a lease of no time"));
     }
     Ok(Duration::from_millis(millis))
-}
-
-async fn tier_infos(engine: &Arc<Engine>) -> Vec<curvine_proto::TierInfo> {
-    let shared = engine.clone();
-    // Asking a sick disk for its free space may take long; then the heartbeat goes without.
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let looked = engine.disk.run(deadline, move || Ok(shared.tier_infos()));
-    match tokio::time::timeout_at(deadline, looked).await {
-        Ok(Ok(tiers)) => tiers,
-        _ => Vec::new(),
-    }
 }

@@ -98,12 +98,12 @@ impl WorkerOptions {
             secret: conf.secret()?,
             tiers,
             memory_limit: worker.memory_limit,
-            disk_threads: worker.disk_threads as usize,
-            ufs_concurrency: worker.ufs_concurrency as usize,
+            disk_threads: worker.disk_threads,
+            ufs_concurrency: worker.ufs_concurrency,
             read_ahead_max: worker.ufs_read_ahead,
             ufs_timeout: worker.ufs_timeout,
             master_timeout: worker.master_timeout,
-            open_files: worker.open_files as usize,
+            open_files: worker.open_files,
         })
     }
 }

@@ -55,7 +55,7 @@ impl WorkerService {
                 }
                 match target(engine, &call, &request.content)? {
                     Target { key, version: 0 } => {
-                        cached::read(engine, key, &request, self.read_ahead_max, deadline).await
+                        cached::read(engine, key, &request, self.read_ahead_max, in_time(deadline)).await
                     }
                     target => authoritative::read(engine, target, &request, deadline).await,
                 }
@@ -109,7 +109,7 @@ impl WorkerService {
                     let message = "only content of an under file system can be filled";
                     return Err(Error::new(ErrorKind::InvalidArgument, message).with("inode", key.inode));
                 }
-                Ok(Reply::new(&cached::fill(engine, key, &request, deadline).await?))
+                Ok(Reply::new(&cached::fill(engine, key, &request, in_time(deadline)).await?))
             }
             _ => self.answer_master(engine, call, deadline).await,
         }
@@ -211,9 +211,12 @@ async fn stat(engine: &Engine, request: UfsStatRequest, deadline: Instant) -> Re
 }
 
 /// Leaves time to say what happened: a caller that only times out learns nothing.
+fn in_time(deadline: Instant) -> Instant {
+    deadline.checked_sub(Duration::from_millis(200)).unwrap_or(deadline)
+}
+
 async fn within<T>(deadline: Instant, request: impl Future<Output = Result<T>>) -> Result<T> {
-    let until = deadline.checked_sub(Duration::from_millis(200)).unwrap_or(deadline);
-    tokio::time::timeout_at(until, request)
+    tokio::time::timeout_at(in_time(deadline), request)
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Ufs, "the under file system did not answer in time")))
 }

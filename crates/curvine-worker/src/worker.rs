@@ -32,7 +32,7 @@ pub struct Worker {
     address: SocketAddr,
     service: Arc<WorkerService>,
     registered: watch::Receiver<WorkerId>,
-    failed: watch::Receiver<Option<String>>,
+    failed: watch::Receiver<Option<(ErrorKind, String)>>,
     tasks: Tasks,
 }
 
@@ -128,7 +128,7 @@ impl Worker {
                     number.map(|number| *number).map_err(|_| Error::new(ErrorKind::Unavailable, "the worker is stopping"))
                 }
                 Ok(why) = failed.wait_for(Option::is_some) => {
-                    Err(Error::new(ErrorKind::Io, why.clone().unwrap_or_default()))
+                    Err(failure_of(&why))
                 }
             }
         });
@@ -140,10 +140,9 @@ impl Worker {
     /// Waits until the worker cannot go on, and says why. It never returns while all is well.
     pub async fn failure(&self) -> Error {
         let mut failed = self.failed.clone();
-        let why = failed.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
-        match why {
-            Some(why) => Error::new(ErrorKind::Io, why),
-            None => std::future::pending().await,
+        match failed.wait_for(Option::is_some).await {
+            Ok(why) => failure_of(&why),
+            Err(_) => std::future::pending().await,
         }
     }
 
@@ -191,6 +190,12 @@ impl Worker {
     }
 }
 
+/// Why the worker cannot go on, once it is known.
+fn failure_of(why: &Option<(ErrorKind, String)>) -> Error {
+    let (kind, message) = why.clone().unwrap_or((ErrorKind::Internal, "the worker stopped".to_string()));
+    Error::new(kind, message)
+}
+
 /// Learns the cluster, opens the directories if that is still to do, and stays registered.
 async fn join(
     options: WorkerOptions,
@@ -199,7 +204,7 @@ async fn join(
     master: Channel,
     cell: Arc<ClusterCell>,
     registered: watch::Sender<WorkerId>,
-    failed: watch::Sender<Option<String>>,
+    failed: watch::Sender<Option<(ErrorKind, String)>>,
 ) {
     let announcement = Announcement {
         hostname: options.hostname.clone(),
@@ -216,13 +221,15 @@ async fn join(
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open the data directories");
-                failed.send_replace(Some(error.to_string()));
+                failed.send_replace(Some((error.kind(), error.to_string())));
                 return;
             }
         }
     }
     if let Some(engine) = service.engine.get().cloned() {
-        membership::stay(engine, master, announcement, registered).await;
+        let error = membership::stay(engine, master, announcement, registered).await;
+        tracing::error!(%error, "the worker does not belong to the master's cluster");
+        failed.send_replace(Some((error.kind(), error.to_string())));
     }
 }
 
@@ -255,7 +262,16 @@ async fn open_engine(options: WorkerOptions, cluster: ClusterId, master: Channel
         options.ufs_timeout,
     ));
     let replies = ByteBudget::new(options.memory_limit / 4, 2 * IO_MAX as u64);
-    Ok(Arc::new(Engine { store, disk, sources, fetcher, stats, lease: Lease::default(), replies }))
+    Ok(Arc::new(Engine {
+        store,
+        disk,
+        sources,
+        fetcher,
+        stats,
+        lease: Lease::default(),
+        replies,
+        last_tiers: Mutex::default(),
+    }))
 }
 
 /// The block store's upkeep, for as long as the worker runs.

@@ -313,7 +313,7 @@ async fn a_damaged_copy_is_fetched_anew_and_damaged_data_is_an_error() {
         let file = std::fs::File::options().write(true).open(path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &[0], 70_000).unwrap();
         let request = ReadRequest { content: content(inode, version), length: 100_000, ..ReadRequest::default() };
-        let error = client.read(request.clone()).await.unwrap_err();
+        let error = client.read(request).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt, "the receiver notices");
         let again = client.read(ReadRequest { verify: true, ..request }).await;
         match version {
@@ -359,7 +359,9 @@ async fn peers_of_another_cluster_are_refused_by_directories_that_know_theirs() 
     let before = table.registrations.load(Ordering::SeqCst);
     let masters = vec![foreign.local_addr().unwrap().to_string()];
     let worker = Worker::start(WorkerOptions { masters, ..options }).await.unwrap();
-    worker.registered(Duration::from_millis(500)).await.unwrap_err();
+    let error = worker.registered(Duration::from_secs(20)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign);
+    assert_eq!(worker.failure().await.kind(), ErrorKind::Foreign);
     assert_eq!(table.registrations.load(Ordering::SeqCst), before);
 }
 
