@@ -51,6 +51,8 @@ pub struct ClientOptions {
     pub worker_list_ttl: Duration,
     /// Small writes through one handle that may go into the metadata before the file gets a place on a worker.
     pub inline_writes: usize,
+    /// A planted fault: recalls are answered and nothing is given up. Whoever tests coherence must be able to find it.
+    pub ignore_recalls: bool,
 }
 
 impl ClientOptions {
@@ -85,6 +87,7 @@ impl Default for ClientOptions {
             max_ttl: Duration::from_secs(10),
             worker_list_ttl: Duration::from_secs(5),
             inline_writes: 4,
+            ignore_recalls: false,
         }
     }
 }

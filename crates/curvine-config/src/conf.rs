@@ -42,6 +42,8 @@ section! {
         net_interface: Text = String::new();
         /// Address that all servers of this machine listen on, for example `0.0.0.0`. Empty: the server's `hostname`.
         bind_hostname: Text = String::new();
+        /// Let the environment plant the faults that whole-cluster tests look for. Never for data that matters.
+        testing: Flag = false;
     }
 }
 

@@ -35,7 +35,6 @@ const JOBS: &str = "this version has no jobs, cv load does its work itself";
 #[rustfmt::skip]
 pub(crate) const RETIRED: &[(&str, &[&str], Fate)] = &[
     ("", &["format_master", "format_worker"], MustBeFalse(NEVER_FORMAT)),
-    ("", &["testing"], Warn("there is no test mode")),
 
     ("master", &["web_port"], Warn(WEB)),
     ("master", &["meta_dir"], Warn("metadata are in memory, made durable by log and snapshots in journal.journal_dir")),

@@ -41,7 +41,12 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
 /// The settings of a mount's client.
 pub fn mount_client(conf: &ClusterConf, client_name: String, replace: bool) -> Result<ClientOptions> {
     let secret = conf.secret()?;
-    Ok(ClientOptions { client_name, kind: SessionKind::Mount, secret, replace, ..ClientOptions::from(conf) })
+    let ignore_recalls = conf.general.testing && std::env::var_os("CURVINE_FAULT_IGNORE_RECALLS").is_some_and(|set| set == "1");
+    if ignore_recalls {
+        tracing::warn!("recalls are ignored, as a fault that a test planted");
+    }
+    let kind = SessionKind::Mount;
+    Ok(ClientOptions { client_name, kind, secret, replace, ignore_recalls, ..ClientOptions::from(conf) })
 }
 
 /// The settings of a tool's client: the master checks what its user may do.
