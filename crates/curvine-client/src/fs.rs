@@ -24,17 +24,19 @@ struct Life {
 impl Drop for Life {
     fn drop(&mut self) {
         self.core.master.closing.send_replace(true);
+        self.core.master.publish(None);
     }
 }
 
 impl FileSystem {
-    /// Opens a session and starts its heartbeats. Fails if no master answers within `rpc_timeout`.
+    /// Opens a session and starts its heartbeats. Fails if no master answers within `rpc_timeout`, at once if
+    /// they refuse the secret or are another cluster's.
     pub async fn connect(options: ClientOptions, events: Arc<dyn CacheEvents>) -> Result<FileSystem> {
         let core = Arc::new(Core::new(options, events)?);
         let fs = FileSystem { core: core.clone(), _life: Arc::new(Life { core: core.clone() }) };
         tokio::spawn(session::run(core.clone()));
         tokio::spawn(opens::run_closer(core.clone()));
-        core.master.declared(core.deadline()).await?;
+        core.master.first_declared(core.deadline()).await?;
         Ok(fs)
     }
 

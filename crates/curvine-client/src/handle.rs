@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use curvine_proto::DataMode;
-use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
+use curvine_types::{Error, ErrorKind, Generation, InodeId, Result, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -31,8 +31,15 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub(crate) fn new(core: &Arc<Core>, file: Arc<File>, flags: OpenFlags, session: SessionId) -> Self {
-        let keep_cache = core.cache.keep_pages(file.inode, crate::clock::boot_time());
+    /// `generation`: of the content that was opened; 0: not known.
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        file: Arc<File>,
+        flags: OpenFlags,
+        session: SessionId,
+        generation: Generation,
+    ) -> Self {
+        let keep_cache = core.cache.keep_pages(file.inode, generation, crate::clock::boot_time());
         Self {
             core: core.clone(),
             file,

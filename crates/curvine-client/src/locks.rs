@@ -20,7 +20,7 @@ impl FileSystem {
     /// The lock in the way; `lock.inode` is set from `inode`.
     pub async fn getlk(&self, inode: InodeId, mut lock: SetLock) -> Result<Option<LockHolder>> {
         lock.inode = inode;
-        let request = |session| GetLockRequest { session, lock: Some(lock.clone()) };
+        let request = |session| GetLockRequest { session, lock: Some(lock) };
         let (reply, _) = self.core.ask::<_, GetLockReply>(Method::GetLock, request, self.core.deadline()).await?;
         Ok(reply.conflict)
     }
@@ -70,7 +70,7 @@ impl Drop for Waiting {
     /// The caller has gone in the middle: a lock that was granted meanwhile is given back.
     fn drop(&mut self) {
         let Some(number) = self.number.take() else { return };
-        let (core, lock) = (self.core.clone(), self.lock.clone());
+        let (core, lock) = (self.core.clone(), self.lock);
         tokio::spawn(async move {
             if let Ok(true) = core.settle_lock(&number, &lock).await {
                 let unlock = SetLock { r#type: LockType::Unlock as i32, ..lock };
@@ -87,7 +87,7 @@ impl Drop for Waiting {
 impl Core {
     /// Asks under one number after another, because a number that is long in use holds up all later ones.
     async fn wait_for_lock(self: &Arc<Self>, lock: SetLock) -> Result<()> {
-        let mut waiting = Waiting { core: self.clone(), lock: lock.clone(), number: None };
+        let mut waiting = Waiting { core: self.clone(), lock, number: None };
         let mut pause = Pause::new(self.deadline());
         let mut session = None;
         loop {
@@ -99,14 +99,14 @@ impl Core {
             let number = &*waiting.number.insert(number);
             let until = Instant::now() + WAIT;
             let attempt = tokio::select! {
-                attempt = self.attempt(&conn, number, CommandBody::SetLock(lock.clone()), true, until) => Some(attempt),
+                attempt = self.attempt(&conn, number, CommandBody::SetLock(lock), true, until) => Some(attempt),
                 () = self.window.pressure.notified() => None,
             };
             let granted = match attempt {
                 Some(Attempt::Done(reply, ticket, serial)) => {
                     let session = number.session;
                     waiting.number = None;
-                    return self.done(reply, ticket, serial, session).map(|_| ());
+                    return self.done(*reply, ticket, serial, session).map(|_| ());
                 }
                 Some(Attempt::Failed(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
                 Some(Attempt::Failed(error)) => Err(error),
@@ -134,10 +134,10 @@ impl Core {
             if conn.session != number.session {
                 return Err(Error::new(ErrorKind::SessionExpired, "the session expired while it waited for a lock"));
             }
-            let body = CommandBody::SetLock(lock.clone());
+            let body = CommandBody::SetLock(*lock);
             match self.attempt(&conn, number, body, false, self.deadline()).await {
                 Attempt::Done(reply, ticket, serial) => {
-                    return match self.done(reply, ticket, serial, number.session) {
+                    return match self.done(*reply, ticket, serial, number.session) {
                         Ok(_) => Ok(true),
                         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
                         Err(error) => Err(error),

@@ -53,7 +53,7 @@ impl Conn {
 pub(crate) struct Master {
     current: watch::Sender<Option<Arc<Conn>>>,
     /// Why there is no connection.
-    trouble: Mutex<Option<(ErrorKind, String)>>,
+    trouble: watch::Sender<Option<(ErrorKind, String)>>,
     addresses: Mutex<Vec<Address>>,
     pub cluster: Arc<ClusterCell>,
     /// The session's task should look.
@@ -65,7 +65,7 @@ impl Master {
     pub(crate) fn new(addresses: Vec<Address>, cluster: Arc<ClusterCell>) -> Self {
         Self {
             current: watch::Sender::new(None),
-            trouble: Mutex::new(None),
+            trouble: watch::Sender::new(None),
             addresses: Mutex::new(addresses),
             cluster,
             look: Notify::new(),
@@ -95,7 +95,7 @@ impl Master {
     }
 
     pub(crate) fn set_trouble(&self, error: &Error) {
-        *self.trouble.lock() = Some((error.kind(), error.to_string()));
+        self.trouble.send_replace(Some((error.kind(), error.to_string())));
     }
 
     pub(crate) fn current(&self) -> Option<Arc<Conn>> {
@@ -110,6 +110,16 @@ impl Master {
     /// A connection over which the client has declared itself.
     pub(crate) async fn declared(&self, deadline: Instant) -> Result<Arc<Conn>> {
         self.wait_for(deadline, |conn| conn.is_usable() && conn.term() != 0).await
+    }
+
+    /// As `declared`, but fails at once when the masters will never have us.
+    pub(crate) async fn first_declared(&self, deadline: Instant) -> Result<Arc<Conn>> {
+        let mut trouble = self.trouble.subscribe();
+        let refused = trouble.wait_for(|trouble| trouble.as_ref().is_some_and(|(kind, _)| is_final(*kind)));
+        tokio::select! {
+            conn = self.declared(deadline) => conn,
+            _ = refused => Err(self.unreachable()),
+        }
     }
 
     async fn wait_for(&self, deadline: Instant, fits: impl Fn(&Conn) -> bool) -> Result<Arc<Conn>> {
@@ -134,8 +144,8 @@ impl Master {
     }
 
     fn unreachable(&self) -> Error {
-        match &*self.trouble.lock() {
-            Some((kind @ (ErrorKind::Unauthenticated | ErrorKind::Foreign), text)) => Error::new(*kind, text.clone()),
+        match &*self.trouble.borrow() {
+            Some((kind, text)) if is_final(*kind) => Error::new(*kind, text.clone()),
             Some((_, text)) => Error::new(ErrorKind::TimedOut, format!("no master can be reached: {text}")),
             None => Error::new(ErrorKind::TimedOut, "no master can be reached in time"),
         }
@@ -160,4 +170,9 @@ impl Master {
             _ => false,
         }
     }
+}
+
+/// Trying again does not help.
+fn is_final(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unauthenticated | ErrorKind::Foreign)
 }

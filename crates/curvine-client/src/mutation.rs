@@ -147,7 +147,7 @@ impl Touched {
 
 /// How one attempt to send ended.
 pub(crate) enum Attempt {
-    Done(MutateReply, Ticket, u64),
+    Done(Box<MutateReply>, Ticket, u64),
     /// Not known whether it was or will be executed.
     Unknown(Error),
     /// Not executed.
@@ -230,7 +230,7 @@ impl Core {
             };
             let until = if caller.is_closed() { self.deadline() } else { deadline };
             let error = match self.attempt(&conn, &taken, body.clone(), false, until).await {
-                Attempt::Done(reply, ticket, serial) => return self.done(reply, ticket, serial, taken.session),
+                Attempt::Done(reply, ticket, serial) => return self.done(*reply, ticket, serial, taken.session),
                 Attempt::Failed(error) => return Err(error),
                 Attempt::Unknown(error) => {
                     unknown = true;
@@ -266,7 +266,7 @@ impl Core {
         let request = MutateRequest { command: Some(command), wait, caller: self.caller() };
         let ticket = self.ticket(conn);
         match conn.peer.call::<_, MutateReply>(Method::Mutate, &request, Body::Empty, deadline).await {
-            Ok((reply, _)) => Attempt::Done(reply, ticket, conn.serial()),
+            Ok((reply, _)) => Attempt::Done(Box::new(reply), ticket, conn.serial()),
             Err(error) => {
                 let recovers = self.master.recovers(conn, &error);
                 match error.kind() {

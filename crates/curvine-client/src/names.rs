@@ -45,7 +45,7 @@ impl Core {
         let now = boot_time();
         let entry_ttl = match parent {
             Some(parent) => {
-                self.cache.changed_attr(parent.clone(), now);
+                self.cache.changed_attr(*parent, now);
                 self.cache.changed_name(parent, name, attr.inode, now)
             }
             None => Duration::ZERO,
@@ -58,7 +58,7 @@ impl Core {
     fn settle_removed(&self, parent: Option<&Attr>, name: &[u8], target: Option<Attr>) {
         let now = boot_time();
         if let Some(parent) = parent {
-            self.cache.changed_attr(parent.clone(), now);
+            self.cache.changed_attr(*parent, now);
             self.cache.changed_name(parent, name, 0, now);
         }
         if let Some(target) = target {
@@ -103,7 +103,7 @@ impl FileSystem {
         let inode = reply.attr.as_ref().map_or(0, |attr| attr.inode);
         let name_ttl = match &reply.parent {
             Some(parent) => {
-                core.cache.settle_attr(&ticket, parent.clone(), now);
+                core.cache.settle_attr(&ticket, *parent, now);
                 core.cache.settle_name(&ticket, parent, name.as_bytes(), inode, now)
             }
             None => Duration::ZERO,
@@ -121,7 +121,7 @@ impl FileSystem {
         let now = boot_time();
         core.cache.grant(&ticket, &reply.leases, now);
         if let Some(parent) = &reply.dir {
-            core.cache.settle_attr(&ticket, parent.clone(), now);
+            core.cache.settle_attr(&ticket, *parent, now);
         }
         let item = |entry: curvine_proto::DirEntry| {
             let attr = entry.attr?;
@@ -218,7 +218,7 @@ impl FileSystem {
             if flags & RENAME_EXCHANGE != 0 || outcome.child_cookie == 0 {
                 for (dir, name) in [(outcome.parent.as_ref(), &name), (new_parent, &new_name)] {
                     let Some(dir) = dir else { continue };
-                    core.cache.changed_attr(dir.clone(), boot_time());
+                    core.cache.changed_attr(*dir, boot_time());
                     core.cache.forget_name(dir, name);
                 }
                 for attr in outcome.attr.into_iter().chain(outcome.target) {

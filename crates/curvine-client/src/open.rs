@@ -36,8 +36,9 @@ impl Core {
                     Some(file) => {
                         // From here on the open ends with the handle, whatever fails.
                         let (mode, epoch) = (reply.mode(), reply.epoch);
+                        let generation = reply.attr.as_ref().map_or(0, |attr| attr.generation);
                         self.cache.grant(&ticket, &reply.leases, boot_time());
-                        let handle = Handle(Arc::new(Open::new(self, file, flags, conn.session)));
+                        let handle = Handle(Arc::new(Open::new(self, file, flags, conn.session, generation)));
                         let attr = present(reply.attr)?;
                         let file = &handle.0.file;
                         file.saw(&attr);
@@ -80,7 +81,7 @@ impl Core {
             return None;
         }
         let file = self.opens.register(self, done.serial, attr.inode, true)?;
-        let handle = Handle(Arc::new(Open::new(self, file, flags, done.session)));
+        let handle = Handle(Arc::new(Open::new(self, file, flags, done.session, attr.generation)));
         let empty = Layout {
             generation: attr.generation,
             kind: Some(layout::Kind::Inline(InlineLayout { data: Bytes::new() })),
@@ -123,7 +124,7 @@ impl FileSystem {
         };
         let epoch_sent = self.core.opens.epoch_now();
         let settle = move |core: &Arc<Core>, done: Done| {
-            let attr = present(done.outcome.attr.clone())?;
+            let attr = present(done.outcome.attr)?;
             let made = done.outcome.created;
             let entry = core.settle_made(done.outcome.parent.as_ref(), &name, attr);
             let handle = opened_along.and_then(|flags| core.open_made(&done, &entry.attr, flags, epoch_sent));

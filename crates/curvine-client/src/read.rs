@@ -126,7 +126,7 @@ impl Core {
         let placed = &placed;
         let mut pieces = stream::iter(cuts)
             .map(|(offset, length)| async move {
-                let data = match self.from_read_ahead(open, stamp, offset, length).await {
+                let data = match self.data_read_ahead(open, stamp, offset, length).await {
                     Some(data) => data,
                     None => self.read_piece(placed, open.file.inode, offset, length, 0, deadline).await?,
                 };
@@ -146,7 +146,7 @@ impl Core {
     }
 
     /// Data that was read ahead and is still right.
-    async fn from_read_ahead(&self, open: &Open, stamp: Option<Stamp>, offset: u64, length: usize) -> Option<Data> {
+    async fn data_read_ahead(&self, open: &Open, stamp: Option<Stamp>, offset: u64, length: usize) -> Option<Data> {
         let (start, mut fetched) = open.read_ahead.lock().find(stamp, offset)?;
         let done = fetched.wait_for(|fetch| !matches!(fetch, Fetch::Pending)).await.ok()?.clone();
         match done {

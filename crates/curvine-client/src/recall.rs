@@ -49,9 +49,9 @@ async fn recall(core: &Arc<Core>, request: RecallRequest) -> Vec<u64> {
     if core.options.ignore_recalls {
         return core.opens.recalled(&inodes);
     }
-    core.cache.recall(number, &inodes);
+    let dirs = core.cache.recall(number, &inodes);
     let open = core.opens.recalled(&inodes);
-    core.notify(inodes.clone(), inodes).await;
+    core.notify(dirs, inodes).await;
     open
 }
 

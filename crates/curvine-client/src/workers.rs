@@ -53,7 +53,9 @@ impl Workers {
         if let Some(workers) = young() {
             return Ok(workers);
         }
-        let _asking = self.asking.lock().await;
+        let asking = tokio::time::timeout_at(deadline, self.asking.lock()).await;
+        let _asking =
+            asking.map_err(|_| Error::new(ErrorKind::TimedOut, "the master did not list the workers in time"))?;
         if let Some(workers) = young() {
             return Ok(workers);
         }

@@ -260,7 +260,9 @@ impl Core {
         if known.primary(file.inode)?.is_some() && !refused.as_ref().is_some_and(same) {
             return Ok(known);
         }
-        let _asking = file.asking.lock().await;
+        let asking = tokio::time::timeout_at(deadline, file.asking.lock()).await;
+        let _asking =
+            asking.map_err(|_| Error::new(ErrorKind::TimedOut, "the file got no place for writing in time"))?;
         // Somebody else may have asked while we waited.
         if let Some(placed) = file.known_layout()
             && !Arc::ptr_eq(&placed, &known)
@@ -271,7 +273,7 @@ impl Core {
         let (inode, worker) = (file.inode, self.workers.local(self, deadline).await);
         let request = |session| PlaceForWriteRequest { session, inode, worker };
         let (reply, ticket) = self.ask::<_, GetLayoutReply>(Method::PlaceForWrite, request, deadline).await?;
-        if let Some(attr) = reply.attr.clone() {
+        if let Some(attr) = reply.attr {
             self.cache.changed_attr(attr, boot_time());
         }
         let placed = file.took(self, reply, &ticket, None)?;

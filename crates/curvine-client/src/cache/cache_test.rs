@@ -294,10 +294,12 @@ fn pages_are_kept_over_opens_under_one_unbroken_lease() {
     let cache = cache();
     let ticket = ticket(&cache);
     cache.grant(&ticket, &[lease(FILE, 1)], at(0));
-    assert!(!cache.keep_pages(FILE, at(0)), "the first open has no pages to keep");
+    assert!(!cache.keep_pages(FILE, 1, at(0)), "the first open has no pages to keep");
     cache.grant(&ticket, &[lease(FILE, 2)], at(1));
-    assert!(cache.keep_pages(FILE, at(1)));
+    assert!(cache.keep_pages(FILE, 1, at(1)));
+    assert!(!cache.keep_pages(FILE, 2, at(1)), "other content");
+    assert!(cache.keep_pages(FILE, 2, at(1)));
     cache.recall(3, &[FILE]);
     cache.grant(&ticket, &[lease(FILE, 4)], at(2));
-    assert!(!cache.keep_pages(FILE, at(2)));
+    assert!(!cache.keep_pages(FILE, 2, at(2)));
 }

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use curvine_proto::{Attr, Lease, LiveAttr};
-use curvine_types::InodeId;
+use curvine_types::{Generation, InodeId};
 use parking_lot::Mutex;
 
 use shard::Shard;
@@ -157,10 +157,8 @@ impl Cache {
         if !self.holds(ticket) {
             return (attr, Duration::ZERO);
         }
-        match shard.settle_attr(ticket.tick, attr, now) {
-            Ok((attr, ends)) => (attr, self.ttl(ends, now)),
-            Err(attr) => (attr, Duration::ZERO),
-        }
+        let (attr, ends) = shard.settle_attr(ticket.tick, attr, now);
+        (attr, ends.map_or(Duration::ZERO, |ends| self.ttl(ends, now)))
     }
 
     /// How long the answer to a lookup may be believed; `parent` as the reply had it, `inode` 0: no such name.
@@ -185,10 +183,8 @@ impl Cache {
     /// An own change left these attributes. Returns the newest known, and how long they may be believed.
     pub(crate) fn changed_attr(&self, attr: Attr, now: Duration) -> (Attr, Duration) {
         let tick = self.next_tick();
-        match self.shard(attr.inode).lock().changed_attr(tick, attr, now) {
-            Ok((attr, ends)) => (attr, self.ttl(ends, now)),
-            Err(attr) => (attr, Duration::ZERO),
-        }
+        let (attr, ends) = self.shard(attr.inode).lock().changed_attr(tick, attr, now);
+        (attr, ends.map_or(Duration::ZERO, |ends| self.ttl(ends, now)))
     }
 
     /// An own change made a name stand for `inode` (0: removed it) and left its directory as `parent`.
@@ -242,11 +238,10 @@ impl Cache {
         self.shard(inode).lock().tenure(inode, now)
     }
 
-    /// All leases on the inodes up to `number` are void.
-    pub(crate) fn recall(&self, number: u64, inodes: &[InodeId]) {
-        for inode in inodes {
-            self.shard(*inode).lock().recall(*inode, number);
-        }
+    /// All leases on the inodes up to `number` are void. Returns those that are, or may be, directories.
+    pub(crate) fn recall(&self, number: u64, inodes: &[InodeId]) -> Vec<InodeId> {
+        let recalled = |inode: &InodeId| self.shard(*inode).lock().recall(*inode, number);
+        inodes.iter().copied().filter(recalled).collect()
     }
 
     /// Keeps the inode from eviction while it is open.
@@ -259,10 +254,10 @@ impl Cache {
         self.shard(inode).lock().unpin(inode);
     }
 
-    /// The kernel may keep pages of an open from now on. Whether those of an earlier open are still right.
-    pub(crate) fn keep_pages(&self, inode: InodeId, now: Duration) -> bool {
+    /// The kernel may keep pages of an open of this generation from now on. Whether those of an earlier open are still right.
+    pub(crate) fn keep_pages(&self, inode: InodeId, generation: Generation, now: Duration) -> bool {
         let session_alive = !self.session_left(now).is_zero();
-        self.shard(inode).lock().keep_pages(inode, now, session_alive)
+        self.shard(inode).lock().keep_pages(inode, generation, now, session_alive)
     }
 
     /// Evicted inodes whose leases can be reported as dropped now, at most `limit`. `reported` must follow.

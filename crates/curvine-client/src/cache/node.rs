@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use curvine_proto::{Attr, LiveAttr, Time};
-use curvine_types::InodeId;
+use curvine_types::{Generation, InodeId};
 
 #[derive(Default)]
 pub(super) struct Node {
@@ -18,8 +18,8 @@ pub(super) struct Node {
     pub pins: u32,
     /// Used since the last look of the eviction hand.
     pub hot: bool,
-    /// The lease under which the kernel may have got pages.
-    pub pages: Option<u64>,
+    /// Tenure of the lease and generation under which the kernel may have got pages.
+    pub pages: Option<(u64, Generation)>,
 }
 
 /// A lease that was granted.

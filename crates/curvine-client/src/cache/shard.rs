@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use curvine_proto::{Attr, FileKind, LiveAttr};
-use curvine_types::InodeId;
+use curvine_types::{Generation, InodeId};
 
 use super::node::{Held, KnownName, Node, Version, merge_live};
 use super::recent::{Recent, Since};
@@ -123,35 +123,36 @@ impl Shard {
         }
     }
 
-    pub(super) fn settle_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> Result<(Attr, Duration), Attr> {
+    /// The newest attributes known, and until when they may be believed; `None`: not at all.
+    pub(super) fn settle_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> (Attr, Option<Duration>) {
         let seen = Version::of(&attr);
         let current = self.is_current(attr.inode, tick, seen);
-        let Some((node, ends)) = self.leased(attr.inode, now) else { return Err(attr) };
+        let Some((node, ends)) = self.leased(attr.inode, now) else { return (attr, None) };
         match &node.attr {
-            Some(known) if !seen.reaches(Version::of(known)) => Ok((known.clone(), ends)),
+            Some(known) if !seen.reaches(Version::of(known)) => (*known, Some(ends)),
             _ if current => {
-                node.attr = Some(attr.clone());
-                Ok((attr, ends))
+                node.attr = Some(attr);
+                (attr, Some(ends))
             }
-            _ => Err(attr),
+            _ => (attr, None),
         }
     }
 
-    pub(super) fn changed_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> Result<(Attr, Duration), Attr> {
+    pub(super) fn changed_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> (Attr, Option<Duration>) {
         let seen = Version::of(&attr);
         let newest = match self.own.newest(attr.inode) {
             Some(Own::Left(version)) if !seen.reaches(*version) => *version,
             _ => seen,
         };
         self.own.record(attr.inode, tick, Own::Left(newest));
-        let Some((node, ends)) = self.leased(attr.inode, now) else { return Err(attr) };
+        let Some((node, ends)) = self.leased(attr.inode, now) else { return (attr, None) };
         match &node.attr {
-            Some(known) if !seen.reaches(Version::of(known)) => Ok((known.clone(), ends)),
+            Some(known) if !seen.reaches(Version::of(known)) => (*known, Some(ends)),
             _ if newest == seen => {
-                node.attr = Some(attr.clone());
-                Ok((attr, ends))
+                node.attr = Some(attr);
+                (attr, Some(ends))
             }
-            _ => Err(attr),
+            _ => (attr, None),
         }
     }
 
@@ -273,7 +274,7 @@ impl Shard {
 
     pub(super) fn attr(&mut self, inode: InodeId, now: Duration) -> Option<(Attr, Duration)> {
         let (node, ends) = self.leased(inode, now)?;
-        Some((node.attr.clone()?, ends))
+        Some((node.attr?, ends))
     }
 
     pub(super) fn name(&mut self, parent: InodeId, name: &[u8], now: Duration) -> Option<(InodeId, Duration)> {
@@ -290,10 +291,12 @@ impl Shard {
         self.nodes.get(&inode).is_some_and(|node| node.lease.is_some())
     }
 
-    pub(super) fn recall(&mut self, inode: InodeId, number: u64) {
+    /// Whether the inode is, or may be, a directory.
+    pub(super) fn recall(&mut self, inode: InodeId, number: u64) -> bool {
         self.recalls.record(inode, number, ());
-        let Some(node) = self.nodes.get_mut(&inode) else { return };
-        let Some(lease) = node.lease else { return };
+        let Some(node) = self.nodes.get_mut(&inode) else { return true };
+        let directory = node.attr.as_ref().is_none_or(|attr| attr.kind() == FileKind::Directory);
+        let Some(lease) = node.lease else { return true };
         if lease.tenure <= number {
             // A grant after the recall is kept, but nothing that came before it.
             let newer = (lease.number > number).then_some(Held { tenure: lease.number, ..lease });
@@ -303,6 +306,7 @@ impl Shard {
             self.names -= std::mem::take(&mut node.names).len();
             node.names_change = 0;
         }
+        directory
     }
 
     pub(super) fn pin(&mut self, inode: InodeId) {
@@ -315,11 +319,18 @@ impl Shard {
         }
     }
 
-    pub(super) fn keep_pages(&mut self, inode: InodeId, now: Duration, session_alive: bool) -> bool {
+    pub(super) fn keep_pages(
+        &mut self,
+        inode: InodeId,
+        generation: Generation,
+        now: Duration,
+        session_alive: bool,
+    ) -> bool {
         let Some(node) = self.nodes.get_mut(&inode) else { return false };
-        let tenure = node.lease.filter(|lease| session_alive && lease.ends > now).map(|lease| lease.tenure);
-        let keep = tenure.is_some() && node.pages == tenure;
-        node.pages = tenure;
+        let lease = node.lease.filter(|lease| session_alive && lease.ends > now);
+        let pages = lease.map(|lease| (lease.tenure, generation));
+        let keep = pages.is_some() && node.pages == pages;
+        node.pages = pages;
         keep
     }
 
