@@ -29,6 +29,8 @@ use crate::server::Server;
 const ROOT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Unused read buffers that are kept.
 const SPARE_BUFFERS: usize = 16;
+/// How often unmounting looks whether the mount is still in use.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How long a cluster that refused to answer is left alone.
 const REFRESH_PAUSE: Duration = Duration::from_millis(100);
 /// How long aborted readers may take to return.
@@ -52,6 +54,13 @@ pub struct Gauges {
     pub notifications: u64,
     pub pages_waiting: usize,
     pub pages_late: u64,
+}
+
+impl Gauges {
+    /// Nothing is open, and no request is on its way.
+    fn is_idle(&self) -> bool {
+        self.open_files == 0 && self.requests_in_flight == 0 && self.kernel_waiting.is_none_or(|waiting| waiting == 0)
+    }
 }
 
 /// A mount that is being served. Dropping it unmounts without waiting.
@@ -183,13 +192,21 @@ impl Mount {
     /// session and releases what was open.
     pub async fn unmount(&self) -> Result<()> {
         self.mount_point.detach()?;
-        if tokio::time::timeout(self.drain_timeout, self.wait()).await.is_err() {
+        let unused = async {
+            tokio::select! {
+                () = self.wait() => {}
+                () = self.until_idle() => {}
+            }
+        };
+        if tokio::time::timeout(self.drain_timeout, unused).await.is_err() {
             let gauges = self.gauges();
             warn!(
                 open = gauges.open_files,
                 in_flight = gauges.requests_in_flight,
-                "still in use; aborting the connection"
+                "still in use; ending it all the same"
             );
+        }
+        if !*self.ended.borrow() {
             self.served.stop_throttling();
             if !self.connection.abort() {
                 warn!("the connection cannot be aborted from here; it ends with this process");
@@ -207,6 +224,14 @@ impl Mount {
         let released = self.served.release_all();
         info!(path = %self.path().display(), released, "unmounted");
         Ok(())
+    }
+
+    /// Until nothing is open and nothing in flight. Somebody's working directory may still hold the mount.
+    async fn until_idle(&self) {
+        // The kernel does not tell; this is a poll of its counters at shutdown.
+        while !self.gauges().is_idle() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
     }
 
     /// The absolute path.

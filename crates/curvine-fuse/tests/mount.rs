@@ -33,7 +33,8 @@ struct Test {
 impl Test {
     /// `None` if such tests are not wanted here.
     fn new() -> Option<Self> {
-        Self::with(FuseOptions::default(), MemFs::new())
+        let options = FuseOptions { drain_timeout: Duration::from_millis(300), ..FuseOptions::default() };
+        Self::with(options, MemFs::new())
     }
 
     fn with(options: FuseOptions, fs: MemFs) -> Option<Self> {
@@ -45,7 +46,6 @@ impl Test {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap().join("mnt");
         let events = KernelEvents::new();
-        let options = FuseOptions { drain_timeout: Duration::from_millis(300), ..options };
         let mount = runtime.block_on(Mount::start_with(options, fs.clone(), events.clone(), &path)).unwrap();
         Some(Self { runtime, fs, events, mount: Some(mount), path, _directory: directory })
     }
@@ -418,6 +418,17 @@ fn unmounting_ends_files_that_stay_open_and_releases_them() {
     assert_eq!((mount.gauges().open_files, test.fs.0.releases.load(SeqCst)), (0, 1));
     // A second time is fine.
     test.runtime.block_on(mount.unmount()).unwrap();
+}
+
+#[test]
+fn a_working_directory_does_not_hold_up_unmounting() {
+    let options = FuseOptions { drain_timeout: Duration::from_secs(60), ..FuseOptions::default() };
+    let Some(mut test) = Test::with(options, MemFs::new()) else { return };
+    let _inside = Killed::spawn(Command::new("sleep").arg("60").current_dir(&test.path));
+    let start = Instant::now();
+    let mount = test.mount.take().unwrap();
+    test.runtime.block_on(mount.unmount()).unwrap();
+    assert!(start.elapsed() < PATIENCE, "took {:?}", start.elapsed());
 }
 
 #[test]
