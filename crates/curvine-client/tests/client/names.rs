@@ -178,10 +178,14 @@ async fn a_long_wait_for_a_lock_does_not_hold_up_other_changes() {
         async move { fs.setlk(inode, lock(2, LockType::Write), true).await }
     });
     cluster.master.until("the wait began", |state| state.mutations_at_once == 1).await;
-    let change = || SetAttr { mode: Some(0o600), ..Default::default() };
-    for _ in 0..1100 {
-        fs.setattr(inode, change()).await.unwrap();
-    }
+    let changes = async {
+        for _ in 0..1100 {
+            let change = SetAttr { mode: Some(0o600), ..Default::default() };
+            fs.setattr(inode, change).await.unwrap();
+        }
+    };
+    // Less than the time that the master is asked to wait at once.
+    tokio::time::timeout(Duration::from_secs(8), changes).await.expect("the wait holds nothing up");
     assert!(!waiting.is_finished());
     fs.setlk(inode, lock(1, LockType::Unlock), false).await.unwrap();
     waiting.await.unwrap().unwrap();

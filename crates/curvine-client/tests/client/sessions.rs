@@ -54,6 +54,12 @@ async fn after_a_reconnection_leases_are_given_up_and_opens_are_declared() {
     // Reads go on while the kernel has not given up its pages, but nothing new is believed.
     kernel.names_told().await;
     assert_eq!(fs.getattr(inode).await.unwrap().1, Duration::ZERO);
+    // An open must wait, because the declaration would wipe it out.
+    let opening = tokio::spawn({
+        let fs = fs.clone();
+        async move { fs.open(inode, OpenFlags::READ).await }
+    });
+    fs.statfs().await.unwrap();
     assert_eq!(cluster.master.state.lock().declared.len(), 1);
     drop(blocked);
     cluster.master.until("the second declaration", |state| state.declared.len() == 2).await;
@@ -64,6 +70,10 @@ async fn after_a_reconnection_leases_are_given_up_and_opens_are_declared() {
     let mut opens = cluster.master.state.lock().declared[1].opens.clone();
     opens.sort_by_key(|open| open.write);
     assert_eq!(opens.iter().map(|open| (open.inode, open.write)).collect::<Vec<_>>(), [(inode, false), (inode, true)]);
+    let late = opening.await.unwrap().unwrap();
+    assert_eq!(cluster.master.calls(Method::Open), 3);
+    assert_eq!(cluster.master.state.lock().opens[&(1, inode)], (2, 1));
+    fs.release(late);
     fs.release(read);
     fs.release(write);
     cluster.master.until("no opens", |state| state.opens.values().all(|counts| *counts == (0, 0))).await;
