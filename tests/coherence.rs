@@ -73,7 +73,13 @@ fn run(cluster: &Cluster, rng: &mut Rng, time: Duration, faults: bool) -> Summar
         };
         let history = workload::run(&round, clock, rng);
         let (calls, unknown) = (history.calls, history.unknown);
+        let trace = history.in_words();
         summary.add(calls, unknown, judge(history));
+        if !summary.violations.is_empty() {
+            let file = cluster.dir().join("trace");
+            std::fs::write(&file, trace).expect("write the trace");
+            println!("every call of the round is in {}", file.display());
+        }
     }
     println!(
         "{} rounds, {} calls ({} of unknown outcome), {} objects ({} undecided), {} violations",

@@ -33,11 +33,12 @@ pub struct Span {
     pub invoked: u64,
     pub returned: Option<u64>,
     pub who: usize,
+    pub call: &'static str,
 }
 
 impl Span {
     fn of<Op>(self, op: Op) -> Timed<Op> {
-        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, who: self.who }
+        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, who: self.who, call: self.call }
     }
 }
 
@@ -61,20 +62,25 @@ pub struct History {
     pub cuts: Vec<Span>,
     /// What needs no history to be wrong.
     pub complaints: Vec<String>,
+    /// Every call in words, with the span of its call.
+    pub trace: Vec<(Span, String)>,
     pub calls: usize,
     pub unknown: usize,
 }
 
 impl History {
     pub fn name(&mut self, span: Span, op: NameOp) {
+        self.trace.push((span, format!("{op:?}")));
         self.names.push(span.of(op));
     }
 
     pub fn mode(&mut self, span: Span, inode: u64, op: ModeOp) {
+        self.trace.push((span, format!("inode {inode}: {op:?}")));
         self.modes.entry(inode).or_default().push(span.of(op));
     }
 
     pub fn log(&mut self, span: Span, log: usize, call: LogCall) {
+        self.trace.push((span, format!("log {log}: {call:x?}")));
         self.logs.entry(log).or_default().push(span.of(call));
     }
 
@@ -88,6 +94,7 @@ impl History {
 
     /// The bytes `from..to` were filled with `stamp`.
     pub fn write(&mut self, span: Span, inode: u64, from: u64, to: u64, stamp: u64) {
+        self.trace.push((span, format!("inode {inode}: {from}..{to} is {stamp:x}")));
         self.size(span, inode, SizeOp::Reach { from, to });
         for offset in SAMPLES.into_iter().filter(|offset| *offset < to) {
             self.cell(span, inode, offset, if offset >= from { CellOp::Write(stamp) } else { CellOp::Cover });
@@ -96,6 +103,7 @@ impl History {
 
     /// The file was cut or extended to `size`.
     pub fn truncate(&mut self, span: Span, inode: u64, size: u64) {
+        self.trace.push((span, format!("inode {inode}: size is {size}")));
         self.size(span, inode, SizeOp::Set(size));
         for offset in SAMPLES {
             self.cell(span, inode, offset, if offset < size { CellOp::Cover } else { CellOp::Cut });
@@ -104,6 +112,7 @@ impl History {
 
     /// A read of `from..to` returned `bytes`; fewer than asked for: the rest is beyond the end.
     pub fn read(&mut self, span: Span, inode: u64, from: u64, to: u64, bytes: &[u8]) {
+        self.trace.push((span, format!("inode {inode}: {} bytes of {from}..{to}", bytes.len())));
         for offset in SAMPLES.into_iter().filter(|offset| (from..to).contains(offset)) {
             let seen = word(bytes, (offset - from) as usize);
             self.cell(span, inode, offset, CellOp::See(seen));
@@ -130,7 +139,22 @@ impl History {
 
     /// Attributes said that the file has this size.
     pub fn saw_size(&mut self, span: Span, inode: u64, size: u64) {
+        self.trace.push((span, format!("inode {inode}: saw size {size}")));
         self.size(span, inode, SizeOp::See(size));
+    }
+
+    /// Every call in the order of their beginnings.
+    pub fn in_words(&self) -> String {
+        use std::fmt::Write;
+        let mut trace: Vec<_> = self.trace.iter().collect();
+        trace.sort_by_key(|(span, _)| span.invoked);
+        let millis = |nanos: u64| nanos as f64 / 1e6;
+        trace.iter().fold(String::new(), |mut text, (span, words)| {
+            let Span { invoked, returned, who, call } = *span;
+            let returned = returned.map_or(f64::INFINITY, millis);
+            let _ = writeln!(text, "{:>12.3} .. {returned:>12.3}  thread {who}  {call}: {words}", millis(invoked));
+            text
+        })
     }
 
     /// Adds what another thread did.
@@ -145,6 +169,7 @@ impl History {
         all(&mut self.sizes, other.sizes);
         all(&mut self.modes, other.modes);
         all(&mut self.logs, other.logs);
+        self.trace.extend(other.trace);
         self.cuts.extend(other.cuts);
         self.complaints.extend(other.complaints);
         self.calls += other.calls;

@@ -9,7 +9,7 @@ fn in_turn<M: Model>(model: &M, ops: Vec<M::Op>) -> Verdict {
     let history: Vec<_> = ops
         .into_iter()
         .zip(times)
-        .map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), optional: false, who: 0 })
+        .map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), optional: false, who: 0, call: "" })
         .collect();
     check(model, &history)
 }
@@ -66,10 +66,9 @@ fn a_file_of_an_unknown_create_may_turn_up_once() {
         invoked: 0,
         returned: None,
         optional: false,
-        who: 0,
-    };
+        who: 0, call: "" };
     let seen =
-        |at: u64, sight| Timed { op: see(0, sight), invoked: at, returned: Some(at + 1), optional: false, who: 1 };
+        |at: u64, sight| Timed { op: see(0, sight), invoked: at, returned: Some(at + 1), optional: false, who: 1, call: "" };
     let model = Names { foundlings: vec![9] };
     let late = [unknown.clone(), seen(10, Sight::Absent), seen(20, Sight::File(9))];
     assert_eq!(check(&model, &late), Verdict::Explained);

@@ -118,6 +118,7 @@ fn in_order(calls: &[Timed<LogCall>]) -> Result<(Log, Vec<Timed<LogOp>>), String
             returned: timed.returned,
             optional: timed.optional,
             who: timed.who,
+            call: timed.call,
         })
         .collect();
     Ok((Log { order }, ops))
@@ -131,7 +132,7 @@ fn tell<Op: Debug>(name: &str, ops: &[Timed<Op>], index: usize) -> String {
     let mut shown: Vec<&Timed<Op>> = ops.iter().filter(|timed| timed.invoked <= end).collect();
     shown.sort_by_key(|timed| (timed.returned.unwrap_or(u64::MAX), timed.invoked));
     let skipped = shown.len().saturating_sub(BEFORE);
-    let mut text = format!("{name}: nothing explains {:?} of thread {}", culprit.op, culprit.who);
+    let mut text = format!("{name}: nothing explains {:?} ({}) of thread {}", culprit.op, culprit.call, culprit.who);
     if skipped > 0 {
         let _ = write!(text, "\n    ({skipped} earlier ones)");
     }
@@ -140,9 +141,10 @@ fn tell<Op: Debug>(name: &str, ops: &[Timed<Op>], index: usize) -> String {
         let mark = if std::ptr::eq(*timed, culprit) { " <==" } else { "" };
         let _ = write!(
             text,
-            "\n    {:>12.3} .. {returned:>12} ms  thread {}  {:?}{mark}",
+            "\n    {:>12.3} .. {returned:>12} ms  thread {}  {}: {:?}{mark}",
             timed.invoked as f64 / 1e6,
             timed.who,
+            timed.call,
             timed.op
         );
     }

@@ -5,7 +5,7 @@ use super::models::{ModeOp, NameOp, Sight};
 use super::verdict::judge;
 
 fn at(invoked: u64, returned: u64) -> Span {
-    Span { invoked, returned: Some(returned), who: 0 }
+    Span { invoked, returned: Some(returned), who: 0, call: "" }
 }
 
 #[test]

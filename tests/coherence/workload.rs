@@ -157,12 +157,12 @@ impl Caller {
     }
 
     /// Runs one call and sorts its errors: what is no answer is an unknown outcome, which only a fault excuses.
-    fn time<T>(&mut self, what: &str, call: impl FnOnce() -> Result<T, Errno>) -> (Span, Outcome<T>) {
+    fn time<T>(&mut self, what: &'static str, call: impl FnOnce() -> Result<T, Errno>) -> (Span, Outcome<T>) {
         let invoked = self.clock.now();
         let result = call();
         let returned = self.clock.now();
         self.history.calls += 1;
-        let span = |returned| Span { invoked, returned, who: self.who };
+        let span = |returned| Span { invoked, returned, who: self.who, call: what };
         match result {
             Err(errno) if is_no_answer(errno) => {
                 self.history.unknown += 1;
@@ -401,7 +401,7 @@ impl Caller {
     /// Takes one of the open files for a call; it is given back unless its outcome is unknown.
     fn with_handle<T>(
         &mut self,
-        what: &str,
+        what: &'static str,
         call: impl FnOnce(&OwnedFd) -> Result<T, Errno>,
     ) -> Option<(Span, u64, Option<T>)> {
         if self.handles.is_empty() {
