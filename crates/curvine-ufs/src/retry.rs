@@ -41,7 +41,7 @@ impl<U: Ufs> RetryUfs<U> {
                 return Err(error);
             }
             if tried >= self.policy.retries || !self.spend() {
-                return Err(Error::new(ErrorKind::Ufs, "the under file system fails")
+                return Err(Error::new(ErrorKind::Ufs, "gave up on the under file system")
                     .with("attempts", tried + 1)
                     .caused_by(error));
             }

@@ -41,7 +41,8 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
 /// The settings of a mount's client.
 pub fn mount_client(conf: &ClusterConf, client_name: String, replace: bool) -> Result<ClientOptions> {
     let secret = conf.secret()?;
-    let ignore_recalls = conf.general.testing && std::env::var_os("CURVINE_FAULT_IGNORE_RECALLS").is_some_and(|set| set == "1");
+    let ignore_recalls =
+        conf.general.testing && std::env::var_os("CURVINE_FAULT_IGNORE_RECALLS").is_some_and(|set| set == "1");
     if ignore_recalls {
         tracing::warn!("recalls are ignored, as a fault that a test planted");
     }

@@ -66,9 +66,12 @@ pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCo
     if !arguments.no_check
         && let Err(error) = look_into(&context.fs, &path).await
     {
-        // What cannot be read is not left in the table.
-        context.fs.umount_ufs(&path).await?;
-        return Err(error.with("mount", &url));
+        if is_of_the_store(error.kind()) {
+            // What cannot be read is not left in the table.
+            context.fs.umount_ufs(&path).await?;
+            return Err(error.with("mount", &url));
+        }
+        eprintln!("warning: it is mounted, but nobody could look into it yet: {error}");
     }
     let path = String::from_utf8_lossy(&path);
     match context.json {
@@ -76,6 +79,12 @@ pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCo
         false => say(&format!("mounted {url} at {path}"))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the store refused or failed, and not the cluster, whose workers may not run yet.
+fn is_of_the_store(kind: ErrorKind) -> bool {
+    use ErrorKind::{Config, NotFound, NotSupported, PermissionDenied, Ufs};
+    matches!(kind, Ufs | Config | NotFound | NotSupported | PermissionDenied)
 }
 
 async fn look_into(fs: &FileSystem, path: &[u8]) -> Result<()> {
