@@ -57,7 +57,7 @@ impl BlockStore {
         if epoch < state.epoch {
             return Err(mismatch(key, "the write grant was fenced", state.epoch, epoch));
         }
-        if state.kind == ContentKind::Live && state.version == version && state.epoch == epoch {
+        if state.kind == ContentKind::Live && !state.frozen && state.version == version && state.epoch == epoch {
             return Ok(());
         }
         let tier = &self.tiers[content.tier];
@@ -77,6 +77,7 @@ impl BlockStore {
         // Before the first write, or a sealed entry in the index would call the new data damaged.
         tier.sync_log(state.logged)?;
         state.kind = ContentKind::Live;
+        state.frozen = false;
         state.version = version;
         state.epoch = epoch;
         state.placed = None;

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use curvine_types::{ClusterId, ErrorKind};
 
+use crate::record::{Body, Live, Nothing, Record};
 use crate::test_util::*;
 use crate::*;
 
@@ -138,6 +139,89 @@ fn an_unclean_boot_trusts_only_what_was_synced() {
     assert!(store.stat(live, 1).unwrap().mtime > mtime);
     assert_eq!(store.read(sealed, 1, 0, 1).unwrap_err().kind(), ErrorKind::DataLoss);
     assert!(matches!(store.read(copy, 0, 0, 1).unwrap().segments[..], [Segment::Absent { .. }]));
+}
+
+#[test]
+fn what_was_cut_off_is_not_taken_for_synced_after_an_unclean_boot() {
+    let mut bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, &pattern(1, 1000)).unwrap();
+    store.truncate(KEY, 1, 1, 10).unwrap();
+    store.write(KEY, 1, 1, WriteAt::At(500), b"unsynced", &crcs(b"unsynced")).unwrap();
+    drop(store);
+    bench.options.boot_id = "second boot".to_string();
+    assert_eq!(read_all(&bench.open(), KEY, 1).unwrap(), pattern(1, 10));
+}
+
+#[test]
+fn a_seal_that_failed_binds_nobody() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, b"before").unwrap();
+    // The seal reaches the index but not the disk.
+    bench.faults.set(DiskOp::IndexSync, "index", 28);
+    store.seal(KEY, 1, 1).unwrap_err();
+    bench.faults.clear();
+    store.write(KEY, 1, 1, WriteAt::At(0), b"after!", &crcs(b"after!")).unwrap();
+    drop(store);
+    let store = bench.open();
+    assert_eq!(read_all(&store, KEY, 1).unwrap(), b"after!");
+    // The index takes nothing: whether it calls the content sealed is not known, so nothing may change.
+    bench.faults.set(DiskOp::IndexWrite, "index", 28);
+    store.seal(KEY, 1, 1).unwrap_err();
+    let refused = store.write(KEY, 1, 1, WriteAt::At(0), b"x", &crcs(b"x")).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::VersionMismatch);
+    bench.faults.clear();
+    store.open_for_write(KEY, 1, 1).unwrap();
+    store.write(KEY, 1, 1, WriteAt::At(0), b"AFTER!", &crcs(b"AFTER!")).unwrap();
+    store.seal(KEY, 1, 1).unwrap();
+    drop(store);
+    assert_eq!(read_all(&bench.open(), KEY, 1).unwrap(), b"AFTER!");
+}
+
+#[test]
+fn checksums_of_a_seal_that_was_interrupted_are_forgotten() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, b"").unwrap();
+    let data = pattern(1, 2 * MIB as usize);
+    store.write(KEY, 1, 1, WriteAt::At(0), &data, &crcs(&data)).unwrap();
+    store.seal(KEY, 1, 1).unwrap();
+    drop(store);
+    // Cut `Sealed` off: the process died before it.
+    let index = bench.root(0).join("index");
+    let bytes = fs::read(&index).unwrap();
+    fs::write(&index, &bytes[..bytes.len() - 1]).unwrap();
+    let store = bench.open();
+    store.fallocate(KEY, 1, 1, 0, MIB, Fallocate::PunchHole).unwrap();
+    let end = pattern(9, 100);
+    store.write(KEY, 1, 1, WriteAt::At(MIB + 5), &end, &crcs(&end)).unwrap();
+    store.seal(KEY, 1, 1).unwrap();
+    drop(store);
+    let store = bench.open();
+    assert_eq!(read(&store, KEY, 1, 0, MIB).unwrap(), vec![0; MIB as usize]);
+    assert!(matches!(store.read(KEY, 1, 0, MIB).unwrap().segments[..], [Segment::Hole { .. }]));
+    assert_eq!(read(&store, KEY, 1, MIB + 5, 100).unwrap(), end);
+}
+
+#[test]
+fn what_a_failed_append_left_behind_never_counts() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, b"abc").unwrap();
+    let index = bench.root(0).join("index");
+    let end = fs::metadata(&index).unwrap().len();
+    bench.faults.set(DiskOp::IndexWrite, "index", 28);
+    store.open_for_write(KEY, 1, 2).unwrap_err();
+    bench.faults.clear();
+    // A failed write may have written any part of its bytes: here a whole record, right where the next one will end.
+    let (mut next, mut left) = (Vec::new(), Vec::new());
+    Record::new(KEY, Body::Live(Live { version: 1, epoch: 2 })).encode_framed(&mut next);
+    Record::new(KEY, Body::Delete(Nothing {})).encode_framed(&mut left);
+    fs::File::options().write(true).open(&index).unwrap().write_all_at(&left, end + next.len() as u64).unwrap();
+    store.open_for_write(KEY, 1, 2).unwrap();
+    drop(store);
+    assert_eq!(read_all(&bench.open(), KEY, 1).unwrap(), b"abc");
 }
 
 #[test]

@@ -67,7 +67,16 @@ impl BlockStore {
             (state.attr, state.chunks.clone())
         };
         let sealed = self.seal_frozen(&content, version, epoch, attr, known);
-        content.state.write().frozen = false;
+        let mut state = content.state.write();
+        state.frozen = match &sealed {
+            Ok(_) => false,
+            // The index may call it sealed already. It stays frozen unless the index can be told otherwise; opening it for
+            // writing tries again.
+            Err(_) => {
+                let (version, epoch) = (state.version, state.epoch);
+                self.tiers[content.tier].log(&[Record::new(key, Body::Live(Live { version, epoch }))]).is_err()
+            }
+        };
         sealed
     }
 
