@@ -10,9 +10,9 @@ use curvine_namespace::Grant;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, Layout, LiveAttr, LiveAttrReply, Method,
-    OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest, Time,
-    TruncateRequest,
+    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout, LiveAttr, LiveAttrReply,
+    Method, OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest,
+    Time, TruncateRequest,
 };
 use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
@@ -49,7 +49,13 @@ impl Leader {
     }
 
     fn primary_of(&self, inode: InodeId) -> Result<Option<Primary>> {
-        let (_, layout, _) = self.layout_of(inode)?;
+        let layout = {
+            let state = self.replica.state().read();
+            if state.0.attr(inode)?.kind() != FileKind::File {
+                return Ok(None);
+            }
+            state.0.layout(inode, false)?
+        };
         match &layout.kind {
             Some(Kind::Blocks(blocks)) => primary(inode, layout.generation, blocks).map(Some),
             _ => Ok(None),
