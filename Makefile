@@ -7,7 +7,7 @@ CARGO_TARGET_DIR ?= $(CURDIR)/target
 export CARGO_TARGET_DIR
 
 PROFILE ?= release
-BINARY := $(CARGO_TARGET_DIR)/$(PROFILE)/curvine
+BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
@@ -15,8 +15,8 @@ MOUNT ?= mnt
 
 run: needs build
 	@scripts/sample.sh $(DATA)/sample
-	@ln -sf curvine $(CARGO_TARGET_DIR)/$(PROFILE)/cv
-	@exec $(BINARY) standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
+	@ln -sf curvine $(BIN_DIR)/cv
+	@exec $(BIN_DIR)/curvine standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
 
 build: needs
 	$(CARGO) build --locked --profile $(PROFILE) -p curvine

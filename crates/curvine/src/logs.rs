@@ -9,6 +9,9 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::args::{Common, Format};
 
+/// Libraries that tell more about themselves than anybody wants to know; a filter on the command line goes before.
+const QUIET: &str = "openraft=warn,hyper_util=info,reqwest=info,rustls=info";
+
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To {
@@ -19,7 +22,7 @@ pub enum To {
 /// Starts logging. The command line goes before the config.
 pub fn start(common: &Common, level: &str, format: LogFormat, to: To) -> Result<()> {
     let level = common.log_level.as_deref().unwrap_or(level);
-    let filter = EnvFilter::try_new(level).map_err(|source| {
+    let filter = EnvFilter::try_new(format!("{QUIET},{level}")).map_err(|source| {
         Error::new(ErrorKind::Config, "not a log level; write error, warn, info, debug, trace or a filter by module")
             .with("level", level)
             .caused_by(source)

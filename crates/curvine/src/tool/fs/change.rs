@@ -207,7 +207,7 @@ async fn set_attrs(context: &Context, recursive: bool, change: &SetAttr, paths: 
         };
         let Some((entry, path)) = failures.check(typed, top.await) else { continue };
         if !recursive {
-            failures.check(&path, context.fs.setattr(entry.attr.inode, change.clone()).await);
+            failures.check(&path, context.fs.setattr(entry.attr.inode, *change).await);
             continue;
         }
         let mut walk = Walk::new(&context.fs, &path, entry);
@@ -216,7 +216,7 @@ async fn set_attrs(context: &Context, recursive: bool, change: &SetAttr, paths: 
             if found.attr.kind() == FileKind::Symlink && change.mode.is_some() {
                 continue;
             }
-            failures.check(&found.path, context.fs.setattr(found.attr.inode, change.clone()).await);
+            failures.check(&found.path, context.fs.setattr(found.attr.inode, *change).await);
         }
     }
     Ok(failures.code())
