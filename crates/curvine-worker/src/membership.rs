@@ -53,12 +53,13 @@ pub(crate) async fn learn_cluster(master: &Channel, cell: &ClusterCell, timeout:
     }
 }
 
-/// Registers and stays registered; returns only if that cannot succeed, and why. `registered` is the worker's number while the master knows it.
+/// Registers and stays registered; returns only if that cannot succeed, and why. `registered` is the worker's number while
+/// the master knows it.
 pub(crate) async fn stay(
     engine: Arc<Engine>,
     master: Channel,
     announcement: Announcement,
-    registered: watch::Sender<WorkerId>,
+    registered: &watch::Sender<WorkerId>,
 ) -> Error {
     let mut pause = PAUSE_MIN;
     loop {

@@ -124,11 +124,11 @@ impl Worker {
         let mut failed = self.failed.clone();
         let waited = tokio::time::timeout(timeout, async {
             tokio::select! {
+                // The task that fails says so before it drops both ends.
+                biased;
+                Ok(why) = failed.wait_for(Option::is_some) => Err(failure_of(&why)),
                 number = registered.wait_for(|number| *number != 0) => {
                     number.map(|number| *number).map_err(|_| Error::new(ErrorKind::Unavailable, "the worker is stopping"))
-                }
-                Ok(why) = failed.wait_for(Option::is_some) => {
-                    Err(failure_of(&why))
                 }
             }
         });
@@ -227,7 +227,7 @@ async fn join(
         }
     }
     if let Some(engine) = service.engine.get().cloned() {
-        let error = membership::stay(engine, master, announcement, registered).await;
+        let error = membership::stay(engine, master, announcement, &registered).await;
         tracing::error!(%error, "the worker does not belong to the master's cluster");
         failed.send_replace(Some((error.kind(), error.to_string())));
     }
