@@ -124,11 +124,11 @@ impl Worker {
         let mut failed = self.failed.clone();
         let waited = tokio::time::timeout(timeout, async {
             tokio::select! {
-                // The task that fails says so before it drops both ends.
+                // Who fails says why before he closes either channel.
                 biased;
                 Ok(why) = failed.wait_for(Option::is_some) => Err(failure_of(&why)),
                 number = registered.wait_for(|number| *number != 0) => {
-                    number.map(|number| *number).map_err(|_| Error::new(ErrorKind::Unavailable, "the worker is stopping"))
+                    number.map(|number| *number).map_err(|_| failure_of(&self.failed.borrow()))
                 }
             }
         });
