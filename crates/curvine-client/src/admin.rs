@@ -7,7 +7,7 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
     ContentId, ContentMapReply, ContentMapRequest, FillReply, FillRequest, GetLayoutReply, GetLayoutRequest,
     ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, ReportReply,
-    ReportRequest, UfsLayout, UmountUfs, layout,
+    ReportRequest, UmountUfs, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -110,12 +110,12 @@ impl FileSystem {
         let fills = stream::iter(blocks).map(|block| {
             let from = offset.max(block * block_size);
             let until = end.min((block + 1) * block_size);
-            self.fill_block(content, ufs, block, from, until - from)
+            self.fill_block(content, block, from, until - from)
         });
         fills.buffer_unordered(FILLS_AT_ONCE).try_fold(0, |sum, fetched| async move { Ok(sum + fetched) }).await
     }
 
-    async fn fill_block(&self, content: ContentId, _: &UfsLayout, block: u64, offset: u64, length: u64) -> Result<u64> {
+    async fn fill_block(&self, content: ContentId, block: u64, offset: u64, length: u64) -> Result<u64> {
         let core = &self.core;
         let deadline = core.data_deadline();
         let mut pause = Pause::new(deadline);
