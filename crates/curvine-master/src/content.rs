@@ -224,13 +224,14 @@ impl Leader {
         Ok(with_live(attr, reply.attr))
     }
 
-    /// The worker refuses writes to the content from now on. An unreachable worker stops by itself when its lease has run out.
+    /// The worker refuses writes with the epoch that the writers have. An unreachable one stops by itself when its lease has run out.
     async fn fence_content(&self, primary: &Primary, epoch: GrantEpoch, deadline: Instant) -> Result<()> {
-        let request = SealRequest { content: Some(primary.content), epoch };
-        let sealed: Result<LiveAttrReply> =
-            self.workers.call(primary.worker, Method::Seal, &request, Bytes::new(), deadline).await;
-        match sealed {
+        let request = OpenContentRequest { content: Some(primary.content), epoch: epoch + 1 };
+        let fenced: Result<Empty> =
+            self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
+        match fenced {
             Ok(_) => Ok(()),
+            // A later epoch is known there, or the content is gone: no writer of ours gets through.
             Err(error) if error.kind() == ErrorKind::VersionMismatch => Ok(()),
             Err(error) => Err(error),
         }
