@@ -89,7 +89,8 @@ impl<B: Backend> Call<'_, B> {
         // O_DIRECT takes no pages whatever the inode's mode is; plain and direct handles may mix.
         let open_flags = match mode {
             IoMode::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
-            IoMode::Cached if wanted.direct => fopen::DIRECT_IO,
+            // An append must be one request, so that the primary worker can keep it in one piece; the page cache splits it.
+            IoMode::Cached if wanted.direct || wanted.append => fopen::DIRECT_IO,
             IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
             IoMode::Cached => 0,
         };
