@@ -23,3 +23,6 @@ mod window;
 pub use api::*;
 pub use namespace::Namespace;
 pub use snapshot::Snapshot;
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,8 @@ impl Namespace {
     /// Applies one log entry; one outcome for each command, in order.
     ///
     /// A command of a session (not 0) is applied once: again, it has the outcome that is kept. A `Conflict` is not kept: the
-    /// master has looked things up that were outdated, and tries again under the same number.
+    /// master has looked things up that were outdated, and tries again under the same number. Number 0 stands for what the
+    /// master does on its own for a session.
     pub fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
         if let Some(now) = batch.now {
             self.state.meta.now = self.state.meta.now.max(Stamp::from(now));

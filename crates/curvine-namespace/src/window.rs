@@ -33,7 +33,9 @@ impl State {
     pub fn advance_window(&mut self, session: SessionId, sequence: u64, lowest_unacked: u64) -> Result<ResultLookup> {
         let Some(record) = self.sessions.get(&session) else { return Ok(ResultLookup::NoSession) };
         if sequence == u64::MAX {
-            return Err(fail(ErrorKind::InvalidArgument, "the number of a command is out of range").with("session", session));
+            return Err(
+                fail(ErrorKind::InvalidArgument, "the number of a command is out of range").with("session", session)
+            );
         }
         let lowest = lowest_unacked.min(sequence);
         if lowest > record.lowest_unacked {

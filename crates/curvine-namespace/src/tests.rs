@@ -1,0 +1,13 @@
+//! What the state machine promises, by topic, through its public face. After each command the invariants are checked.
+
+mod attributes;
+mod cluster;
+mod content;
+mod damage;
+mod driver;
+mod locks;
+mod model;
+mod names;
+mod rename;
+mod sessions;
+mod ufs;
