@@ -118,8 +118,9 @@ impl Leader {
             CommandBody::WriteInline(write) => {
                 let inode = write.inode;
                 self.ensure_writer(session, inode, deadline).await?;
+                let change = self.begin_change(session, &[inode], &[], deadline).await?;
                 let _lock = self.content_locks.lock(inode, deadline).await?;
-                self.change(numbered, CommandBody::WriteInline(write), &[inode], deadline).await
+                self.make_change(numbered, CommandBody::WriteInline(write), &[inode], change).await
             }
             CommandBody::SetLock(lock) => self.set_lock(numbered, lock, wait, deadline).await,
             CommandBody::MountUfs(mount) => {
@@ -143,12 +144,15 @@ impl Leader {
         deadline: Instant,
     ) -> Result<MutateReply> {
         let opened = matches!(body, CommandBody::Create(create) if create.grant_write) && outcome.created;
-        if let Some(attr) = outcome.attr.as_ref().filter(|_| opened)
-            && !self.coherence.is_open(session, attr.inode).writers
-        {
-            self.coherence.open(session, attr.inode, true, deadline).await?;
+        let mut mode = DataMode::Unknown;
+        if let Some(made) = outcome.attr.as_ref().filter(|_| opened) {
+            if !self.coherence.is_open(session, made.inode).writers {
+                self.coherence.open(session, made.inode, true, deadline).await?;
+            }
+            let grant = self.replica.state().read().0.grant(made.inode);
+            mode = crate::grants::data_mode(session, made, grant.as_ref());
         }
-        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
+        Ok(MutateReply { outcome: Some(outcome), mode: mode as i32, ..Default::default() })
     }
 
     /// The attributes as the log has them.
@@ -223,8 +227,19 @@ impl Leader {
         inodes: &[InodeId],
         deadline: Instant,
     ) -> Result<MutateReply> {
+        let change = self.begin_change(numbered.session, inodes, &[], deadline).await?;
+        self.make_change(numbered, body, inodes, change).await
+    }
+
+    /// A change that has been begun.
+    async fn make_change(
+        &self,
+        numbered: Numbered,
+        body: CommandBody,
+        inodes: &[InodeId],
+        change: Change,
+    ) -> Result<MutateReply> {
         let session = numbered.session;
-        let change = self.begin_change(session, inodes, &[], deadline).await?;
         let leases = self.begin_leases(session, inodes);
         let (outcome, change) = self.propose_marked(numbered.command(body), change).await?;
         let reply = self.answer(session, outcome, leases);
@@ -327,6 +342,7 @@ impl Leader {
         }
         let inode = set.inode;
         let mtime = if set.mtime_now { Some(Time::now()) } else { set.mtime };
+        let change = self.begin_change(numbered.session, &[inode], &[], deadline).await?;
         let _lock = match mtime {
             Some(_) => Some(self.content_locks.lock(inode, deadline).await?),
             None => None,
@@ -334,7 +350,7 @@ impl Leader {
         if let Some(mtime) = mtime {
             self.set_live_mtime(inode, mtime, deadline).await?;
         }
-        let mut reply = self.change(numbered, CommandBody::SetAttr(set), &[inode], deadline).await?;
+        let mut reply = self.make_change(numbered, CommandBody::SetAttr(set), &[inode], change).await?;
         if let Some(attr) = reply.outcome.as_mut().and_then(|outcome| outcome.attr.as_mut()) {
             *attr = self.best_attr(*attr, deadline).await;
         }

@@ -24,6 +24,8 @@ use crate::leader::Leader;
 const ATTEMPTS: usize = 8;
 /// How long the master waits for a worker on behalf of a name look-up, which can do without.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Pause before a worker is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a file with blocks is written.
 struct Primary {
@@ -202,14 +204,21 @@ impl Leader {
             );
         }
         if size == 0 || (inline && size <= INLINE_MAX as u64) {
-            if let Some(Kind::Blocks(blocks)) = &layout.kind {
-                let primary = primary(inode, layout.generation, blocks)?;
-                if primary.live {
-                    self.fence_content(&primary, grant.map_or(1, |grant| grant.epoch), deadline).await?;
+            let live = match &layout.kind {
+                Some(Kind::Blocks(blocks)) => {
+                    Some(primary(inode, layout.generation, blocks)?).filter(|primary| primary.live)
                 }
+                _ => None,
+            };
+            if let Some(primary) = &live {
+                self.fence_content(primary, grant.map_or(1, |grant| grant.epoch), deadline).await?;
             }
             let body = SetAttr { inode, size: Some(size), kill_privileges, ..Default::default() };
-            return self.internal(CommandBody::SetAttr(body), deadline).await.map(|attr| attr.unwrap_or_default());
+            let attr = self.internal(CommandBody::SetAttr(body), deadline).await?;
+            if let Some(primary) = live {
+                self.end_reads_of(&primary, deadline).await?;
+            }
+            return Ok(attr.unwrap_or_default());
         }
         let (primary, epoch) = self.make_live(inode, preferred, deadline).await?;
         let request = TruncateRequest { content: Some(primary.content), epoch, size };
@@ -234,6 +243,23 @@ impl Leader {
             // A later epoch is known there, or the content is gone: no writer of ours gets through.
             Err(error) if error.kind() == ErrorKind::VersionMismatch => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Who reads a live file asks its worker only; so the worker forgets the old content before the change is acknowledged.
+    async fn end_reads_of(&self, primary: &Primary, deadline: Instant) -> Result<()> {
+        loop {
+            let Err(error) = self.delete_content(primary.worker, vec![primary.content], deadline).await else {
+                return Ok(());
+            };
+            // A worker that has not been heard for its lease time serves nothing of ours.
+            if !self.workers.is_live(primary.worker) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

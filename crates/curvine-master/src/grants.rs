@@ -119,12 +119,20 @@ impl Leader {
             let grant = self.replica.state().read().0.grant(inode);
             grant.is_some_and(|grant| grant.writers.contains(&session))
         };
-        let _lock = self.content_locks.lock(inode, deadline).await?;
-        if is_writer() {
-            return Ok(());
+        loop {
+            // Recalled before the lock is taken: the holder may have to finish a write first that needs the lock.
+            let change = match is_writer() {
+                true => None,
+                false => Some(self.begin_change(session, &[inode], &[], deadline).await?),
+            };
+            let _lock = self.content_locks.lock(inode, deadline).await?;
+            if is_writer() {
+                return Ok(());
+            }
+            if change.is_some() {
+                return self.propose_for(session, CommandBody::GrantWrite(GrantWrite { inode })).await.map(|_| ());
+            }
         }
-        let _change = self.begin_change(session, &[inode], &[], deadline).await?;
-        self.propose_for(session, CommandBody::GrantWrite(GrantWrite { inode })).await.map(|_| ())
     }
 
     /// Ends opens; what remains to be done (write grants, orphans, sealing) is done before the answer.

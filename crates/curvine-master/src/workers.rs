@@ -67,6 +67,12 @@ impl Workers {
         true
     }
 
+    /// Whether the worker was heard lately: then it may serve authoritative content.
+    pub fn is_live(&self, worker: WorkerId) -> bool {
+        let oldest = boot_clock().saturating_sub(self.lease);
+        self.inner.lock().get(&worker).is_some_and(|live| live.heard >= oldest)
+    }
+
     /// Calls a worker; `Unavailable` at once if it was not heard lately.
     pub async fn call<Q: Message, R: Message + Default>(
         &self,
