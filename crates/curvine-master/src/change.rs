@@ -261,7 +261,7 @@ impl Leader {
             match attr {
                 Ok(attr) => self.keep_lease(session, Some(lease), &attr, grant.as_ref()),
                 Err(_) => {
-                    self.coherence.revoke(session, lease.inode);
+                    self.coherence.revoke(session, &lease);
                     None
                 }
             }

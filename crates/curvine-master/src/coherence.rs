@@ -35,6 +35,8 @@ struct Inner {
 struct Holder {
     session: SessionId,
     number: u64,
+    /// Of the grant that made it a holder.
+    first: u64,
 }
 
 struct Mark {
@@ -75,7 +77,7 @@ impl Coherence {
         if let Some(holder) = holders.iter_mut().find(|holder| holder.session == session) {
             holder.number = number;
         } else if inner.lease_count < self.lease_limit {
-            holders.push(Holder { session, number });
+            holders.push(Holder { session, number, first: number });
             inner.lease_count += 1;
             inner.leases_of.entry(session).or_default().insert(inode);
         } else {
@@ -87,9 +89,15 @@ impl Coherence {
         Some(Lease { inode, number, valid_ms: 0 })
     }
 
-    /// Takes back a lease that the state read after its grant does not allow.
-    pub fn revoke(&self, session: SessionId, inode: InodeId) {
-        self.inner.lock().drop_lease(session, inode, u64::MAX);
+    /// Takes back a lease that the state read after its grant does not allow. One that the session had before, or was granted
+    /// meanwhile, stays: the session believes in it until it is recalled.
+    pub fn revoke(&self, session: SessionId, lease: &Lease) {
+        let mut inner = self.inner.lock();
+        let holders = inner.leases.get(&lease.inode);
+        let holder = holders.and_then(|holders| holders.iter().find(|holder| holder.session == session));
+        if holder.is_some_and(|holder| holder.first == lease.number && holder.number == lease.number) {
+            inner.drop_lease(session, lease.inode, lease.number);
+        }
     }
 
     /// The session no longer caches these inodes.

@@ -52,6 +52,18 @@ fn a_recall_does_not_take_a_younger_lease() {
 }
 
 #[test]
+fn a_lease_that_is_taken_back_at_once_leaves_the_one_before_it() {
+    let coherence = Coherence::new(10);
+    let only = coherence.grant(A, FILE).unwrap();
+    coherence.revoke(A, &only);
+    assert_eq!(coherence.lease_count(), 0);
+    coherence.grant(A, FILE).unwrap();
+    let second = coherence.grant(A, FILE).unwrap();
+    coherence.revoke(A, &second);
+    assert!(coherence.begin(B, &[FILE], &[]).recalls().holders.contains_key(&A), "A still believes in its first one");
+}
+
+#[test]
 fn the_number_of_leases_is_bounded_and_returns_to_zero() {
     let coherence = Coherence::new(3);
     assert_eq!((1..=5).filter(|inode| coherence.grant(A, *inode).is_some()).count(), 3);

@@ -45,7 +45,7 @@ impl Leader {
                 Some(lease)
             }
             _ => {
-                self.coherence.revoke(session, lease.inode);
+                self.coherence.revoke(session, &lease);
                 None
             }
         }
@@ -64,7 +64,9 @@ impl Leader {
                 Ok((attr, lease))
             }
             Err(error) => {
-                self.coherence.revoke(session, inode);
+                if let Some(lease) = lease {
+                    self.coherence.revoke(session, &lease);
+                }
                 Err(error)
             }
         }
