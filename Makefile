@@ -16,7 +16,7 @@ MOUNT ?= mnt
 run: needs build
 	@scripts/sample.sh $(DATA)/sample
 	@ln -sf curvine $(BIN_DIR)/cv
-	@exec $(BIN_DIR)/curvine standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
+	@scripts/foreground.sh $(BIN_DIR)/curvine standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
 
 build: needs
 	$(CARGO) build --locked --profile $(PROFILE) -p curvine
