@@ -24,6 +24,7 @@ pub struct SessionRecord {
 
 /// What is known about one numbered command of a session.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is returned")]
 pub enum ResultLookup {
     /// Never executed.
     New,

@@ -117,7 +117,7 @@ impl State {
         let parent = self.attr(command.parent);
         Ok(Outcome {
             attr: self.attr(command.inode),
-            parent: parent.clone(),
+            parent,
             new_parent: parent,
             created: true,
             child_cookie,
@@ -141,7 +141,7 @@ impl State {
         self.remove_name(command.parent, dir.content, found, inode.is_dir());
         let target = self.drop_link(found.id, &command.holders);
         Ok(Outcome {
-            attr: Some(target.clone()),
+            attr: Some(target),
             parent: self.attr(command.parent),
             target: Some(target),
             ..Outcome::default()

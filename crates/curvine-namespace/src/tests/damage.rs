@@ -158,3 +158,10 @@ fn bytes_that_are_no_snapshot_are_foreign() {
     let error = Namespace::restore(&mut &[b'x'; 100][..]).err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Foreign);
 }
+
+#[test]
+fn a_snapshot_can_be_written_by_another_thread_and_a_namespace_shared_by_readers() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<crate::Snapshot>();
+    is_shared::<Namespace>();
+}

@@ -135,7 +135,7 @@ proptest! {
             let r#type = LockType::try_from(r#type).unwrap();
             let asked = lock(file, LockKind::Posix, r#type, owner, a.min(b), end);
             let conflict = d.ns.conflicting_lock(session, &asked).unwrap();
-            let outcome = d.run(session, Body::SetLock(asked.clone()));
+            let outcome = d.run(session, Body::SetLock(asked));
             prop_assert_eq!(&outcome.lock, &conflict);
             prop_assert_eq!(outcome.error.is_none(), bytes.set(session, &asked));
         }

@@ -400,7 +400,7 @@ impl Run {
             return;
         }
         let before = self.d.bytes();
-        assert_eq!(self.d.ns.apply(&batch), [outcome.clone()]);
+        assert_eq!(self.d.ns.apply(&batch), std::slice::from_ref(&outcome));
         assert_eq!(self.d.ns.result(session, self.sequence), ResultLookup::Known(outcome));
         assert_eq!(self.d.bytes(), before);
     }
@@ -439,7 +439,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
     #[test]
     fn random_histories_lead_where_the_model_says(steps in prop::collection::vec(step(), 1..120)) {
         let mut run = Run::new();
