@@ -11,9 +11,9 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test build lint licences tools needs clean
+.PHONY: run test build lint licences tools needs needs-mount clean
 
-run: needs build
+run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
 	@ln -sf curvine $(BIN_DIR)/cv
 	@scripts/foreground.sh $(BIN_DIR)/curvine standalone --data $(DATA)/curvine --mount $(MOUNT) --ufs $(DATA)/sample=/sample
@@ -21,7 +21,7 @@ run: needs build
 build: needs
 	$(CARGO) build --locked --profile $(PROFILE) -p curvine
 
-test: needs tools lint licences
+test: needs-mount tools lint licences
 	$(CARGO) test --workspace --locked
 
 lint:
@@ -38,6 +38,9 @@ tools:
 
 needs:
 	@scripts/needs.sh
+
+needs-mount:
+	@scripts/needs.sh mount
 
 clean:
 	@! mountpoint -q $(MOUNT) || umount -l $(MOUNT)

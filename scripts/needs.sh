@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that what building and mounting need is there: through apt when root, else it says what to install.
+# Makes sure that what building needs is there, and with the argument `mount` what mounting needs: through apt when root, else
+# it says what to install.
 set -euo pipefail
 
 missing=()
@@ -20,6 +21,7 @@ if ((${#missing[@]})); then
     apt-get update -q
     apt-get install -q -y --no-install-recommends "${missing[@]}"
 fi
+[[ ${1:-} == mount ]] || exit 0
 if [[ ! -e /dev/fuse && $(id -u) == 0 ]]; then
     modprobe fuse 2>/dev/null || true
     [[ -e /dev/fuse ]] || mknod -m 666 /dev/fuse c 10 229 2>/dev/null || true

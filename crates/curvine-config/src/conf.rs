@@ -215,6 +215,8 @@ section! {
     CliConf, "cli" {
         /// As `[log] level`; the tool's log goes to standard error.
         level: Text = "warn".to_string();
+        /// How long the tool tries to reach a master before it fails.
+        connect_timeout: Span = secs(10);
         /// Files that `cv load` fills and `cv fs put` or `get` copy at once.
         parallel: Count = 16;
     }

@@ -65,6 +65,7 @@ impl ClusterConf {
             ("client.rpc_timeout_ms", self.client.rpc_timeout_ms),
             ("client.data_timeout_ms", self.client.data_timeout_ms),
             ("client.conn_timeout_ms", self.client.conn_timeout_ms),
+            ("cli.connect_timeout", self.cli.connect_timeout),
             ("worker.ufs_timeout", self.worker.ufs_timeout),
             ("worker.master_timeout", self.worker.master_timeout),
         ] {

@@ -293,6 +293,11 @@ fn what_is_typed_wrongly_is_told_from_what_fails() {
     assert!(run("curvine-fuse", "--help").ok().contains("--mnt-path"));
 
     let dir = tempfile::tempdir().unwrap();
+    let dead = dir.path().join("dead.toml");
+    std::fs::write(&dead, "[cli]\nconnect_timeout = \"300ms\"\n[security]\nallow_no_secret = true\n").unwrap();
+    let line = format!("--conf {} --master-addrs 127.0.0.1:1 report", dead.display());
+    assert!(run("cv", &line).fails(1).contains("127.0.0.1:1"));
+
     let conf = dir.path().join("bad.toml");
     std::fs::write(&conf, "[master]\nrpc_prot = 1\n").unwrap();
     let complaint = run("cv", &format!("--conf {} report", conf.display())).fails(1);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use curvine_client::{FileSystem, NoEvents};
 use curvine_config::{ClusterConf, Role};
-use curvine_types::Result;
+use curvine_types::{Error, ErrorKind, Result};
 use serde_json::json;
 
 use crate::args::{Common, Target, ToolCommand, UfsMountArgs};
@@ -52,13 +52,22 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
         conf.client.master_addrs = target.master_addrs.clone();
     }
     conf.check_role(Role::Client)?;
-    let fs = FileSystem::connect(wiring::tool_client(&conf)?, Arc::new(NoEvents)).await?;
+    let fs = connect(&conf).await?;
     let context = Context { fs, conf, json: target.json };
     let outcome = command(&context, task).await;
     if let Err(error) = context.fs.close(CLOSE_GRACE).await {
         tracing::debug!(%error, "the session is left to expire");
     }
     outcome
+}
+
+async fn connect(conf: &ClusterConf) -> Result<FileSystem> {
+    let connecting = FileSystem::connect(wiring::tool_client(conf)?, Arc::new(NoEvents));
+    tokio::time::timeout(conf.cli.connect_timeout, connecting).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::TimedOut, "no master answers; is it running, and is this its address?")
+            .with("masters", conf.client.master_addrs.join(" "))
+            .with("seconds", conf.cli.connect_timeout.as_secs_f64()))
+    })
 }
 
 async fn command(context: &Context, task: Task) -> Result<ExitCode> {
