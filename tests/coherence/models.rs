@@ -188,6 +188,8 @@ pub enum CellOp {
     /// The file came to reach beyond these bytes without their being written.
     Cover,
     Cut,
+    /// What is being cut is seen as zeroes first.
+    Blank,
     See(Option<u64>),
 }
 
@@ -204,6 +206,7 @@ impl Model for Cell {
             CellOp::Write(stamp) => next.push(Some(*stamp)),
             CellOp::Cover => next.push(Some(state.unwrap_or(0))),
             CellOp::Cut => next.push(None),
+            CellOp::Blank => next.extend(state.map(|_| Some(0))),
             CellOp::See(seen) if seen == state => next.push(*state),
             CellOp::See(_) => {}
         }

@@ -5,7 +5,7 @@ use std::fmt::{Debug, Write};
 
 use super::history::{History, LogCall};
 use super::linear::{Model, Timed, Verdict, check};
-use super::models::{Cell, Log, LogOp, Mode, NameOp, Names, Sight, Size, SizeOp};
+use super::models::{Cell, CellOp, Log, LogOp, Mode, NameOp, Names, Sight, Size, SizeOp};
 
 /// The permission bits with which the workload makes files.
 pub const NEW_MODE: u32 = 0o644;
@@ -32,7 +32,7 @@ pub fn judge(mut history: History) -> Findings {
         findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
     }
     for ((inode, offset), ops) in &history.cells {
-        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, ops);
+        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &with_blanks(ops));
     }
     for (log, calls) in &history.logs {
         match in_order(calls) {
@@ -68,17 +68,32 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
     seen.difference(&made).copied().collect()
 }
 
+/// On Linux a read that goes on while the file is cut may get zeroes in the place of what is cut: adds that as a step of the cut
+/// where it was seen.
+fn with_blanks(ops: &[Timed<CellOp>]) -> Vec<Timed<CellOp>> {
+    let mut all = ops.to_vec();
+    for cut in ops.iter().filter(|cut| cut.op == CellOp::Cut) {
+        let zeroes_during = |other: &Timed<CellOp>| other.op == CellOp::See(Some(0)) && overlap(cut, other);
+        if ops.iter().any(zeroes_during) {
+            all.push(Timed { op: CellOp::Blank, optional: true, ..cut.clone() });
+        }
+    }
+    all
+}
+
+fn overlap<Op>(one: &Timed<Op>, other: &Timed<Op>) -> bool {
+    let end = |timed: &Timed<Op>| timed.returned.unwrap_or(u64::MAX);
+    end(other) >= one.invoked && other.invoked <= end(one)
+}
+
 /// On Linux a file may be seen growing while a write goes on: adds the sizes that were seen then, as steps of the write.
 fn with_growth(ops: &[Timed<SizeOp>]) -> Vec<Timed<SizeOp>> {
     let mut all = ops.to_vec();
     for write in ops {
         let SizeOp::Reach { from, to } = write.op else { continue };
-        let during = |other: &&Timed<SizeOp>| {
-            other.returned.unwrap_or(u64::MAX) >= write.invoked && other.invoked <= write.returned.unwrap_or(u64::MAX)
-        };
         let sizes: BTreeSet<u64> = ops
             .iter()
-            .filter(during)
+            .filter(|other| overlap(write, other))
             .filter_map(|other| if let SizeOp::See(size) = other.op { Some(size) } else { None })
             .filter(|size| (from + 1..to).contains(size))
             .collect();

@@ -47,6 +47,21 @@ fn a_short_file_and_a_stale_size_are_violations() {
 }
 
 #[test]
+fn zeroes_are_seen_in_the_place_of_what_is_being_cut_but_not_after_it_was() {
+    let seen = |invoked, returned| {
+        let mut history = History::default();
+        history.write(at(0, 5), 3, 0, 16_384, STAMP | 1);
+        history.truncate(at(10, 30), 3, 8);
+        let bytes: Vec<u8> = (STAMP | 1).to_le_bytes().into_iter().chain([0; 4088]).collect();
+        history.read(at(invoked, returned), 3, 0, 4096, &bytes);
+        judge(history).violations
+    };
+    assert_eq!(seen(15, 20), [""; 0]);
+    assert_eq!(seen(29, 40), [""; 0]);
+    assert_eq!(seen(35, 40).len(), 2, "both samples are beyond the end by then");
+}
+
+#[test]
 fn bytes_that_nobody_wrote_are_a_violation() {
     let mut history = History::default();
     history.read(at(0, 5), 3, 24, 40, &[1; 16]);
