@@ -66,9 +66,17 @@ fn a_file_of_an_unknown_create_may_turn_up_once() {
         invoked: 0,
         returned: None,
         optional: false,
-        who: 0, call: "" };
-    let seen =
-        |at: u64, sight| Timed { op: see(0, sight), invoked: at, returned: Some(at + 1), optional: false, who: 1, call: "" };
+        who: 0,
+        call: "",
+    };
+    let seen = |at: u64, sight| Timed {
+        op: see(0, sight),
+        invoked: at,
+        returned: Some(at + 1),
+        optional: false,
+        who: 1,
+        call: "",
+    };
     let model = Names { foundlings: vec![9] };
     let late = [unknown.clone(), seen(10, Sight::Absent), seen(20, Sight::File(9))];
     assert_eq!(check(&model, &late), Verdict::Explained);

@@ -106,7 +106,11 @@ impl Core {
                 Some(Attempt::Done(reply, ticket, serial)) => {
                     let session = number.session;
                     waiting.number = None;
-                    return self.done(*reply, ticket, serial, session).map(|_| ());
+                    match self.done(*reply, ticket, serial, session) {
+                        // It became free and another one was faster: waited for again, under a new number.
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+                        outcome => return outcome.map(|_| ()),
+                    }
                 }
                 Some(Attempt::Failed(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
                 Some(Attempt::Failed(error)) => Err(error),
