@@ -39,6 +39,13 @@ impl Numbered {
 impl Leader {
     /// Executes a client's command once and answers with its outcome.
     pub(crate) async fn mutate(self: Arc<Self>, request: MutateRequest, deadline: Instant) -> Result<MutateReply> {
+        let session = request.command.as_ref().map_or(0, |command| command.session);
+        let mut reply = self.clone().execute(request, deadline).await?;
+        self.freshen(session, &mut reply, deadline).await;
+        Ok(reply)
+    }
+
+    async fn execute(self: Arc<Self>, request: MutateRequest, deadline: Instant) -> Result<MutateReply> {
         let MutateRequest { command, wait, caller } = request;
         let command = command.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "a mutation without a command"))?;
         let Command { session, sequence, lowest_unacked, body } = command;
@@ -350,11 +357,7 @@ impl Leader {
         if let Some(mtime) = mtime {
             self.set_live_mtime(inode, mtime, deadline).await?;
         }
-        let mut reply = self.make_change(numbered, CommandBody::SetAttr(set), &[inode], change).await?;
-        if let Some(attr) = reply.outcome.as_mut().and_then(|outcome| outcome.attr.as_mut()) {
-            *attr = self.best_attr(*attr, deadline).await;
-        }
-        Ok(reply)
+        self.make_change(numbered, CommandBody::SetAttr(set), &[inode], change).await
     }
 
     /// Sets the size of a file.

@@ -10,9 +10,9 @@ use curvine_namespace::Grant;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout, LiveAttr, LiveAttrReply,
-    Method, OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest,
-    Time, TruncateRequest,
+    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout, Lease, LiveAttr,
+    LiveAttrReply, Method, MutateReply, OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive,
+    SetMtimeRequest, StatRequest, Time, TruncateRequest,
 };
 use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
@@ -85,15 +85,37 @@ impl Leader {
         }
     }
 
-    /// As `fresh_attr`, but what the log says if the worker does not answer soon: for names, which must be found in any case.
-    pub(crate) async fn best_attr(&self, attr: Attr, deadline: Instant) -> Attr {
+    /// As `fresh_attr`, but what the log says if the worker does not answer soon, for what must be found in any case; then without
+    /// the lease, because nobody may believe that.
+    pub(crate) async fn best_attr(
+        &self,
+        session: SessionId,
+        attr: Attr,
+        lease: Option<Lease>,
+        deadline: Instant,
+    ) -> (Attr, Option<Lease>) {
         let soon = deadline.min(Instant::now() + PATIENCE);
         match self.fresh_attr(attr, soon).await {
-            Ok(attr) => attr,
+            Ok(attr) => (attr, lease),
             Err(error) => {
                 tracing::debug!(inode = attr.inode, %error, "size of a live file not known");
-                attr
+                if let Some(lease) = lease {
+                    self.coherence.revoke(session, &lease);
+                }
+                (attr, None)
             }
+        }
+    }
+
+    /// An outcome has what the log says: of live files the size and times come from their workers.
+    pub(crate) async fn freshen(&self, session: SessionId, reply: &mut MutateReply, deadline: Instant) {
+        let Some(outcome) = &mut reply.outcome else { return };
+        for attr in [&mut outcome.attr, &mut outcome.target].into_iter().flatten().filter(|attr| attr.live) {
+            let lease = reply.leases.iter().position(|lease| lease.inode == attr.inode);
+            let lease = lease.map(|position| reply.leases.swap_remove(position));
+            let (fresh, lease) = self.best_attr(session, *attr, lease, deadline).await;
+            *attr = fresh;
+            reply.leases.extend(lease);
         }
     }
 

@@ -3,7 +3,7 @@
 use curvine_namespace::Grant;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    Attr, CloseRequest, DataMode, DropOrphan, FileKind, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
+    Attr, CloseRequest, DataMode, DropOrphan, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
     OpenRequest, ReleaseWrite,
 };
 use curvine_types::{ErrorKind, InodeId, Result, SessionId};
@@ -189,7 +189,7 @@ impl Leader {
             (state.0.attr(inode)?, state.0.layout(inode, true)?, state.0.grant(inode))
         };
         let mode = data_mode(request.session, &attr, grant.as_ref());
-        let attr = if attr.kind() == FileKind::File { self.best_attr(attr, deadline).await } else { attr };
+        let (attr, _) = self.best_attr(request.session, attr, None, deadline).await;
         let epoch = grant.map_or(0, |grant| grant.epoch);
         Ok(GetLayoutReply { attr: Some(attr), layout: Some(layout), epoch, mode: mode as i32 })
     }

@@ -38,8 +38,8 @@ impl Leader {
                 Err(error) if error.kind() == ErrorKind::Stale => continue,
                 Err(error) => return Err(error),
             };
+            let (attr, lease) = self.best_attr(session, attr, lease, deadline).await;
             leases.extend(lease);
-            let attr = self.best_attr(attr, deadline).await;
             return Ok(LookupReply { attr: Some(attr), parent: Some(dir), leases });
         }
         Err(Error::new(ErrorKind::Overloaded, "the name changes too often").with("inode", parent))
@@ -69,16 +69,15 @@ impl Leader {
             let child = entry.attr.as_ref().map_or(0, |attr| attr.inode);
             // A name that went away meanwhile: the directory's lease was recalled, too.
             let Ok((attr, lease)) = self.leased_attr(session, child) else { continue };
-            leases.extend(lease);
-            listed.push(DirEntry { attr: Some(attr), ..entry });
+            listed.push((DirEntry { attr: None, ..entry }, attr, lease));
         }
-        let fresh = |entry: DirEntry| async move {
-            match entry.attr {
-                Some(attr) if attr.live => DirEntry { attr: Some(self.best_attr(attr, deadline).await), ..entry },
-                _ => entry,
-            }
+        let fresh = |(entry, attr, lease): (DirEntry, _, _)| async move {
+            let (attr, lease) = self.best_attr(session, attr, lease, deadline).await;
+            (DirEntry { attr: Some(attr), ..entry }, lease)
         };
-        let entries = stream::iter(listed).map(fresh).buffered(STATS_AT_ONCE).collect().await;
+        let fresh: Vec<_> = stream::iter(listed).map(fresh).buffered(STATS_AT_ONCE).collect().await;
+        let (entries, child_leases): (Vec<_>, Vec<_>) = fresh.into_iter().unzip();
+        leases.extend(child_leases.into_iter().flatten());
         Ok(ReadDirReply { entries, end, dir: Some(dir), leases })
     }
 
