@@ -30,7 +30,7 @@ impl Core {
 fn settle_attr(core: &Arc<Core>, done: Done) -> Result<(Attr, Duration)> {
     let attr = present(done.outcome.attr)?;
     core.saw(&attr);
-    Ok(core.cache.changed_attr(attr, boot_time()))
+    Ok(core.cache.changed_attr(&done.ticket, attr, boot_time()))
 }
 
 /// Whether anything but the size is to be set.
@@ -50,6 +50,11 @@ impl FileSystem {
     /// From the cache, without waiting; `None`: ask `getattr`.
     pub fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)> {
         self.core.cache.attr(inode, boot_time())
+    }
+
+    /// Names the lease that is held on the inode: while it is the same, nobody else has changed the inode. `None`: there is none.
+    pub fn tenure(&self, inode: InodeId) -> Option<u64> {
+        self.core.cache.tenure(inode, boot_time())
     }
 
     /// The attributes and how long they may be believed.
@@ -96,7 +101,7 @@ impl FileSystem {
                 match truncated {
                     Ok((reply, ticket)) => {
                         core.cache.grant(&ticket, &reply.leases, boot_time());
-                        Ok(core.cache.changed_attr(present(reply.attr)?, boot_time()))
+                        Ok(core.cache.changed_attr(&ticket, present(reply.attr)?, boot_time()))
                     }
                     Err(error) => {
                         core.cache.doubt(&[inode]);

@@ -106,7 +106,7 @@ impl Core {
                 Some(Attempt::Done(reply, ticket, serial)) => {
                     let session = number.session;
                     waiting.number = None;
-                    match self.done(*reply, ticket, serial, session) {
+                    match self.done(*reply, (ticket, ticket), serial, session) {
                         // It became free and another one was faster: waited for again, under a new number.
                         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
                         outcome => return outcome.map(|_| ()),
@@ -141,7 +141,7 @@ impl Core {
             let body = CommandBody::SetLock(*lock);
             match self.attempt(&conn, number, body, false, self.deadline()).await {
                 Attempt::Done(reply, ticket, serial) => {
-                    return match self.done(*reply, ticket, serial, number.session) {
+                    return match self.done(*reply, (ticket, ticket), serial, number.session) {
                         Ok(_) => Ok(true),
                         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
                         Err(error) => Err(error),

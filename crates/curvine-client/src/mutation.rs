@@ -122,6 +122,8 @@ impl Window {
 /// The outcome of a change that was made.
 pub(crate) struct Done {
     pub outcome: Outcome,
+    /// Of when it was first sent.
+    pub ticket: Ticket,
     pub mode: DataMode,
     /// The connection that it came over.
     pub serial: u64,
@@ -199,6 +201,8 @@ impl Core {
     ) -> Result<Done> {
         let mut number: Option<Number> = None;
         let mut unknown = false;
+        // A repeated command may have been executed when it was sent first, and be answered with what it left then.
+        let mut first: Option<Ticket> = None;
         let mut pause = Pause::new(deadline);
         loop {
             if caller.is_closed() && !unknown {
@@ -229,11 +233,15 @@ impl Core {
                 },
             };
             let until = if caller.is_closed() { self.deadline() } else { deadline };
+            let sent = self.ticket(&conn);
             let error = match self.attempt(&conn, &taken, body.clone(), false, until).await {
-                Attempt::Done(reply, ticket, serial) => return self.done(*reply, ticket, serial, taken.session),
+                Attempt::Done(reply, ticket, serial) => {
+                    return self.done(*reply, (first.unwrap_or(ticket), ticket), serial, taken.session);
+                }
                 Attempt::Failed(error) => return Err(error),
                 Attempt::Unknown(error) => {
                     unknown = true;
+                    first.get_or_insert(sent);
                     error
                 }
                 Attempt::NotYet(error) => error,
@@ -278,7 +286,15 @@ impl Core {
         }
     }
 
-    pub(crate) fn done(&self, reply: MutateReply, ticket: Ticket, serial: u64, session: SessionId) -> Result<Done> {
+    /// `tickets`: of the first and of the last time that it was sent.
+    pub(crate) fn done(
+        &self,
+        reply: MutateReply,
+        tickets: (Ticket, Ticket),
+        serial: u64,
+        session: SessionId,
+    ) -> Result<Done> {
+        let (first, ticket) = tickets;
         let mode = reply.mode();
         let MutateReply { outcome, leases, .. } = reply;
         let outcome =
@@ -286,7 +302,7 @@ impl Core {
         self.cache.grant(&ticket, &leases, boot_time());
         match outcome.error {
             Some(error) => Err(error.into()),
-            None => Ok(Done { outcome, mode, serial, session }),
+            None => Ok(Done { outcome, ticket: first, mode, serial, session }),
         }
     }
 }

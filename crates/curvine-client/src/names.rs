@@ -41,28 +41,28 @@ impl Core {
     }
 
     /// Takes what a made name left behind.
-    pub(crate) fn settle_made(&self, parent: Option<&Attr>, name: &[u8], attr: Attr) -> Entry {
+    pub(crate) fn settle_made(&self, ticket: &Ticket, parent: Option<&Attr>, name: &[u8], attr: Attr) -> Entry {
         let now = boot_time();
         let entry_ttl = match parent {
             Some(parent) => {
-                self.cache.changed_attr(*parent, now);
-                self.cache.changed_name(parent, name, attr.inode, now)
+                self.cache.changed_attr(ticket, *parent, now);
+                self.cache.changed_name(ticket, parent, name, attr.inode, now)
             }
             None => Duration::ZERO,
         };
-        let (attr, attr_ttl) = self.cache.changed_attr(attr, now);
+        let (attr, attr_ttl) = self.cache.changed_attr(ticket, attr, now);
         Entry { attr, entry_ttl, attr_ttl }
     }
 
     /// Takes what a removed name left behind.
-    fn settle_removed(&self, parent: Option<&Attr>, name: &[u8], target: Option<Attr>) {
+    fn settle_removed(&self, ticket: &Ticket, parent: Option<&Attr>, name: &[u8], target: Option<Attr>) {
         let now = boot_time();
         if let Some(parent) = parent {
-            self.cache.changed_attr(*parent, now);
-            self.cache.changed_name(parent, name, 0, now);
+            self.cache.changed_attr(ticket, *parent, now);
+            self.cache.changed_name(ticket, parent, name, 0, now);
         }
         if let Some(target) = target {
-            self.cache.changed_attr(target, now);
+            self.cache.changed_attr(ticket, target, now);
         }
     }
 }
@@ -160,7 +160,7 @@ impl FileSystem {
         let create = Create { parent, name: name.clone(), mode, uid, gid, exclusive: true, ..create };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
             let attr = present(done.outcome.attr)?;
-            Ok(core.settle_made(done.outcome.parent.as_ref(), &name, attr))
+            Ok(core.settle_made(&done.ticket, done.outcome.parent.as_ref(), &name, attr))
         };
         let touched = Touched::dirs([parent]);
         self.core.mutate(CommandBody::Create(create), touched, self.core.deadline(), settle).await?
@@ -172,7 +172,12 @@ impl FileSystem {
         let link = Link { inode, parent, name: name.clone() };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
             let attr = present(done.outcome.attr)?;
-            Ok(core.settle_made(done.outcome.new_parent.as_ref().or(done.outcome.parent.as_ref()), &name, attr))
+            Ok(core.settle_made(
+                &done.ticket,
+                done.outcome.new_parent.as_ref().or(done.outcome.parent.as_ref()),
+                &name,
+                attr,
+            ))
         };
         let touched = Touched { dirs: vec![parent], inodes: vec![inode] };
         self.core.mutate(CommandBody::Link(link), touched, self.core.deadline(), settle).await?
@@ -193,7 +198,7 @@ impl FileSystem {
         let name = Bytes::copy_from_slice(name.as_bytes());
         let unlink = Unlink { parent, name: name.clone(), directory, ..Default::default() };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
-            core.settle_removed(done.outcome.parent.as_ref(), &name, done.outcome.target);
+            core.settle_removed(&done.ticket, done.outcome.parent.as_ref(), &name, done.outcome.target);
         };
         let touched = Touched { dirs: vec![parent], inodes: known.into_iter().filter(|inode| *inode != 0).collect() };
         self.core.mutate(CommandBody::Unlink(unlink), touched, self.core.deadline(), settle).await
@@ -212,23 +217,23 @@ impl FileSystem {
         let rename =
             Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), flags, ..Default::default() };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
-            let outcome = done.outcome;
+            let Done { outcome, ticket, .. } = done;
             let new_parent = outcome.new_parent.as_ref().or(outcome.parent.as_ref());
             // Without a new cookie no name was made: both names were of one inode already.
             if flags & RENAME_EXCHANGE != 0 || outcome.child_cookie == 0 {
                 for (dir, name) in [(outcome.parent.as_ref(), &name), (new_parent, &new_name)] {
                     let Some(dir) = dir else { continue };
-                    core.cache.changed_attr(*dir, boot_time());
+                    core.cache.changed_attr(&ticket, *dir, boot_time());
                     core.cache.forget_name(dir, name);
                 }
                 for attr in outcome.attr.into_iter().chain(outcome.target) {
-                    core.cache.changed_attr(attr, boot_time());
+                    core.cache.changed_attr(&ticket, attr, boot_time());
                 }
                 return;
             }
-            core.settle_removed(outcome.parent.as_ref(), &name, outcome.target);
+            core.settle_removed(&ticket, outcome.parent.as_ref(), &name, outcome.target);
             if let Some(attr) = outcome.attr {
-                core.settle_made(new_parent, &new_name, attr);
+                core.settle_made(&ticket, new_parent, &new_name, attr);
             }
         };
         let touched = Touched::dirs([parent, new_parent]);

@@ -68,7 +68,7 @@ impl Core {
     /// Opening for writing is a change of the file.
     fn settle_opened(&self, ticket: &crate::cache::Ticket, attr: Attr, write: bool) {
         if write {
-            self.cache.changed_attr(attr, boot_time());
+            self.cache.changed_attr(ticket, attr, boot_time());
         } else {
             self.cache.settle_attr(ticket, attr, boot_time());
         }
@@ -126,7 +126,7 @@ impl FileSystem {
         let settle = move |core: &Arc<Core>, done: Done| {
             let attr = present(done.outcome.attr)?;
             let made = done.outcome.created;
-            let entry = core.settle_made(done.outcome.parent.as_ref(), &name, attr);
+            let entry = core.settle_made(&done.ticket, done.outcome.parent.as_ref(), &name, attr);
             let handle = opened_along.and_then(|flags| core.open_made(&done, &entry.attr, flags, epoch_sent));
             Ok::<_, Error>((entry, handle, made))
         };

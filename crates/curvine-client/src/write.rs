@@ -239,7 +239,7 @@ impl Core {
         let settle = move |core: &Arc<Core>, done: Done| {
             open.0.file.written(core);
             let offset = if append { done.outcome.id } else { offset };
-            core.cache.changed_attr(present(done.outcome.attr)?, boot_time());
+            core.cache.changed_attr(&done.ticket, present(done.outcome.attr)?, boot_time());
             Ok(offset)
         };
         self.mutate(CommandBody::WriteInline(write), Touched::inode(inode), deadline, settle).await?
@@ -274,7 +274,7 @@ impl Core {
         let request = |session| PlaceForWriteRequest { session, inode, worker };
         let (reply, ticket) = self.ask::<_, GetLayoutReply>(Method::PlaceForWrite, request, deadline).await?;
         if let Some(attr) = reply.attr {
-            self.cache.changed_attr(attr, boot_time());
+            self.cache.changed_attr(&ticket, attr, boot_time());
         }
         let placed = file.took(self, reply, &ticket, None)?;
         if placed.primary(file.inode)?.is_none() {
@@ -310,7 +310,7 @@ impl Core {
         }
         let set = SetAttr { inode, kill_privileges: true, ..Default::default() };
         let settle = |core: &Arc<Core>, done: Done| {
-            core.cache.changed_attr(present(done.outcome.attr)?, boot_time());
+            core.cache.changed_attr(&done.ticket, present(done.outcome.attr)?, boot_time());
             Ok(())
         };
         self.mutate(CommandBody::SetAttr(set), Touched::inode(inode), deadline, settle).await?

@@ -28,6 +28,11 @@ fn ticket(cache: &Cache) -> Ticket {
     cache.ticket(term(cache), at(0))
 }
 
+/// For a change that is made just now.
+fn now(cache: &Cache) -> Ticket {
+    ticket(cache)
+}
+
 fn lease(inode: u64, number: u64) -> Lease {
     Lease { inode, number, valid_ms: 0 }
 }
@@ -84,8 +89,9 @@ fn a_reply_whose_lease_was_recalled_before_it_arrived_is_not_cached() {
     cache.grant(&early, &[lease(FILE, 7)], at(0));
     assert_eq!(cache.settle_attr(&early, attr(FILE, 1), at(0)).1, Duration::ZERO);
     assert_eq!(cache.attr(FILE, at(0)), None);
-    cache.grant(&early, &[lease(FILE, 8)], at(0));
-    assert_ne!(cache.settle_attr(&early, attr(FILE, 2), at(0)).1, Duration::ZERO);
+    let late = ticket(&cache);
+    cache.grant(&late, &[lease(FILE, 8)], at(0));
+    assert_ne!(cache.settle_attr(&late, attr(FILE, 2), at(0)).1, Duration::ZERO);
 }
 
 #[test]
@@ -119,12 +125,31 @@ fn a_recall_empties_the_cache_at_once() {
 #[test]
 fn a_late_duplicate_of_a_recall_does_not_void_a_newer_lease() {
     let cache = cache();
-    let ticket = ticket(&cache);
     cache.recall(3, &[FILE]);
+    let ticket = ticket(&cache);
     cache.grant(&ticket, &[lease(FILE, 4)], at(0));
     cache.settle_attr(&ticket, attr(FILE, 5), at(0));
     cache.recall(3, &[FILE]);
     assert_eq!(cache.attr(FILE, at(0)).unwrap().0.change, 5);
+    assert_ne!(cache.settle_attr(&ticket, attr(FILE, 6), at(0)).1, Duration::ZERO, "nor what is on its way under it");
+}
+
+#[test]
+fn what_was_learnt_before_a_recall_is_not_believed_under_a_later_lease() {
+    let cache = cache();
+    let early = ticket(&cache);
+    cache.recall(3, &[FILE, DIR]);
+    let late = ticket(&cache);
+    cache.grant(&late, &[lease(FILE, 4), lease(DIR, 5)], at(0));
+    // Both a reply and an own change that were on their way when the recall came.
+    assert_eq!(cache.settle_attr(&early, attr(FILE, 5), at(0)).1, Duration::ZERO);
+    assert_eq!(cache.changed_attr(&early, attr(FILE, 5), at(0)).1, Duration::ZERO);
+    assert_eq!(cache.attr(FILE, at(0)), None);
+    assert_eq!(cache.settle_name(&early, &dir(6), b"x", 0, at(0)), Duration::ZERO);
+    assert_eq!(cache.changed_name(&early, &dir(6), b"x", 0, at(0)), Duration::ZERO);
+    assert_eq!(cache.name(DIR, b"x", at(0)), None);
+    assert_ne!(cache.settle_attr(&late, attr(FILE, 6), at(0)).1, Duration::ZERO);
+    assert_ne!(cache.settle_name(&late, &dir(7), b"x", FILE, at(0)), Duration::ZERO);
 }
 
 #[test]
@@ -143,7 +168,7 @@ fn a_reply_that_an_own_change_overtook_is_not_cached() {
     let cache = cache();
     let early = ticket(&cache);
     // The change ends while there is no lease, so only the memory of own changes knows of it.
-    cache.changed_attr(attr(FILE, 6), at(0));
+    cache.changed_attr(&now(&cache), attr(FILE, 6), at(0));
     cache.grant(&early, &[lease(FILE, 1)], at(0));
     assert_eq!(cache.settle_attr(&early, attr(FILE, 5), at(0)).1, Duration::ZERO);
     assert_eq!(cache.attr(FILE, at(0)), None);
@@ -155,7 +180,7 @@ fn a_lookup_that_an_own_create_overtook_does_not_bring_the_absence_back() {
     let cache = cache();
     let early = ticket(&cache);
     cache.grant(&early, &[lease(DIR, 1)], at(0));
-    cache.changed_name(&dir(6), b"x", FILE, at(0));
+    cache.changed_name(&now(&cache), &dir(6), b"x", FILE, at(0));
     assert_eq!(cache.settle_name(&early, &dir(5), b"x", 0, at(0)), Duration::ZERO);
     assert_eq!(cache.name(DIR, b"x", at(0)).unwrap().0, FILE);
 }
@@ -175,11 +200,11 @@ fn own_changes_of_one_name_count_in_the_order_of_the_log() {
     let cache = cache();
     let ticket = ticket(&cache);
     cache.grant(&ticket, &[lease(DIR, 1)], at(0));
-    cache.changed_name(&dir(8), b"x", 0, at(0));
-    cache.changed_name(&dir(7), b"x", FILE, at(0));
+    cache.changed_name(&now(&cache), &dir(8), b"x", 0, at(0));
+    cache.changed_name(&now(&cache), &dir(7), b"x", FILE, at(0));
     assert_eq!(cache.name(DIR, b"x", at(0)).unwrap().0, 0);
     // Of another name nothing is known that an older change could contradict, but something may have been forgotten.
-    assert_eq!(cache.changed_name(&dir(7), b"y", FILE, at(0)), Duration::ZERO);
+    assert_eq!(cache.changed_name(&now(&cache), &dir(7), b"y", FILE, at(0)), Duration::ZERO);
     assert_eq!(cache.name(DIR, b"y", at(0)), None);
 }
 

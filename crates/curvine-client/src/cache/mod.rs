@@ -100,6 +100,11 @@ impl Cache {
         ticket.term != 0 && ticket.term == self.term.load(Ordering::SeqCst)
     }
 
+    /// The tick of a ticket; of an earlier term, before everything. Asked for under a shard's lock, as in `grant`.
+    fn sent(&self, ticket: &Ticket) -> u64 {
+        if self.holds(ticket) { ticket.tick } else { 0 }
+    }
+
     /// The session is alive at least until this boot time.
     pub(crate) fn set_valid_until(&self, until: Duration) {
         self.valid_until.store(until.as_nanos() as u64, Ordering::SeqCst);
@@ -180,17 +185,28 @@ impl Cache {
         }
     }
 
-    /// An own change left these attributes. Returns the newest known, and how long they may be believed.
-    pub(crate) fn changed_attr(&self, attr: Attr, now: Duration) -> (Attr, Duration) {
+    /// An own change that was first sent with `ticket` left these attributes. Returns the newest known, and how long they may be
+    /// believed.
+    pub(crate) fn changed_attr(&self, ticket: &Ticket, attr: Attr, now: Duration) -> (Attr, Duration) {
         let tick = self.next_tick();
-        let (attr, ends) = self.shard(attr.inode).lock().changed_attr(tick, attr, now);
+        let mut shard = self.shard(attr.inode).lock();
+        let (attr, ends) = shard.changed_attr(self.sent(ticket), tick, attr, now);
         (attr, ends.map_or(Duration::ZERO, |ends| self.ttl(ends, now)))
     }
 
-    /// An own change made a name stand for `inode` (0: removed it) and left its directory as `parent`.
-    pub(crate) fn changed_name(&self, parent: &Attr, name: &[u8], inode: InodeId, now: Duration) -> Duration {
+    /// An own change that was first sent with `ticket` made a name stand for `inode` (0: removed it) and left its directory as
+    /// `parent`.
+    pub(crate) fn changed_name(
+        &self,
+        ticket: &Ticket,
+        parent: &Attr,
+        name: &[u8],
+        inode: InodeId,
+        now: Duration,
+    ) -> Duration {
         let tick = self.next_tick();
-        match self.shard(parent.inode).lock().changed_name(tick, parent, name, inode, now) {
+        let mut shard = self.shard(parent.inode).lock();
+        match shard.changed_name(self.sent(ticket), tick, parent, name, inode, now) {
             Some(ends) => self.ttl(ends, now),
             None => Duration::ZERO,
         }
@@ -240,7 +256,11 @@ impl Cache {
 
     /// All leases on the inodes up to `number` are void. Returns those that are, or may be, directories.
     pub(crate) fn recall(&self, number: u64, inodes: &[InodeId]) -> Vec<InodeId> {
-        let recalled = |inode: &InodeId| self.shard(*inode).lock().recall(*inode, number);
+        // Taken under the lock, so that a request sent after the recall has a later one.
+        let recalled = |inode: &InodeId| {
+            let mut shard = self.shard(*inode).lock();
+            shard.recall(*inode, number, self.next_tick())
+        };
         inodes.iter().copied().filter(recalled).collect()
     }
 

@@ -26,7 +26,10 @@ pub(super) struct Shard {
     /// The hand of the clock goes round here.
     ring: VecDeque<InodeId>,
     names: usize,
+    /// By the number of the recall.
     recalls: Recent<()>,
+    /// By the tick at which it came.
+    recall_ticks: Recent<()>,
     own: Recent<Own>,
     inode_limit: usize,
     name_limit: usize,
@@ -39,6 +42,7 @@ impl Shard {
             ring: VecDeque::new(),
             names: 0,
             recalls: Recent::new(recent),
+            recall_ticks: Recent::new(recent),
             own: Recent::new(recent),
             inode_limit,
             name_limit,
@@ -114,8 +118,18 @@ impl Shard {
         self.evict()
     }
 
-    /// Whether a state that a reply of a request sent at `tick` brought is not older than what own changes left.
+    /// Whether a lease on the inode was recalled since `tick`: what a request sent then learned may be of before the recall,
+    /// though a new lease is held by now.
+    fn recalled_since(&self, inode: InodeId, tick: u64) -> bool {
+        self.recall_ticks.since(inode, tick) != Since::Nothing
+    }
+
+    /// Whether a state that a reply of a request sent at `tick` brought is not older than what own changes left, and not older
+    /// than a recall.
     fn is_current(&self, inode: InodeId, tick: u64, seen: Version) -> bool {
+        if self.recalled_since(inode, tick) {
+            return false;
+        }
         match self.own.since(inode, tick) {
             Since::Unknown | Since::Event(Own::Doubt) => false,
             Since::Event(Own::Left(version)) => seen.reaches(*version),
@@ -138,17 +152,19 @@ impl Shard {
         }
     }
 
-    pub(super) fn changed_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> (Attr, Option<Duration>) {
+    /// `sent`: tick at which the change was first sent.
+    pub(super) fn changed_attr(&mut self, sent: u64, tick: u64, attr: Attr, now: Duration) -> (Attr, Option<Duration>) {
         let seen = Version::of(&attr);
         let newest = match self.own.newest(attr.inode) {
             Some(Own::Left(version)) if !seen.reaches(*version) => *version,
             _ => seen,
         };
         self.own.record(attr.inode, tick, Own::Left(newest));
+        let recalled = self.recalled_since(attr.inode, sent);
         let Some((node, ends)) = self.leased(attr.inode, now) else { return (attr, None) };
         match &node.attr {
             Some(known) if !seen.reaches(Version::of(known)) => (*known, Some(ends)),
-            _ if newest == seen => {
+            _ if newest == seen && !recalled => {
                 node.attr = Some(attr);
                 (attr, Some(ends))
             }
@@ -181,8 +197,10 @@ impl Shard {
         Some(ends)
     }
 
+    /// `sent` as for `changed_attr`.
     pub(super) fn changed_name(
         &mut self,
+        sent: u64,
         tick: u64,
         parent: &Attr,
         name: &[u8],
@@ -190,6 +208,10 @@ impl Shard {
         now: Duration,
     ) -> Option<Duration> {
         self.note_parent(tick, parent);
+        if self.recalled_since(parent.inode, sent) {
+            self.drop_name(parent, name);
+            return None;
+        }
         let (node, ends) = self.leased(parent.inode, now)?;
         let newer_known = parent.change < node.names_change;
         match node.names.get(name) {
@@ -205,6 +227,11 @@ impl Shard {
 
     pub(super) fn forget_name(&mut self, tick: u64, parent: &Attr, name: &[u8]) {
         self.note_parent(tick, parent);
+        self.drop_name(parent, name);
+    }
+
+    /// What the name stood for before `parent` is not known to be true any more.
+    fn drop_name(&mut self, parent: &Attr, name: &[u8]) {
         if let Some(node) = self.nodes.get_mut(&parent.inode) {
             node.names_change = node.names_change.max(parent.change);
             if node.names.remove(name).is_some() {
@@ -292,8 +319,12 @@ impl Shard {
     }
 
     /// Whether the inode is, or may be, a directory.
-    pub(super) fn recall(&mut self, inode: InodeId, number: u64) -> bool {
-        self.recalls.record(inode, number, ());
+    pub(super) fn recall(&mut self, inode: InodeId, number: u64, tick: u64) -> bool {
+        let duplicate = matches!(self.recalls.since(inode, number), Since::Event(()));
+        if !duplicate {
+            self.recalls.record(inode, number, ());
+            self.recall_ticks.record(inode, tick, ());
+        }
         let Some(node) = self.nodes.get_mut(&inode) else { return true };
         let directory = node.attr.as_ref().is_none_or(|attr| attr.kind() == FileKind::Directory);
         let Some(lease) = node.lease else { return true };
