@@ -21,6 +21,8 @@ macro_rules! backend {
             fn mode(&self, handle: &Self::Handle) -> DataMode;
             /// Pages that the kernel has from an earlier open are still right.
             fn keep_cache(&self, handle: &Self::Handle) -> bool;
+            /// Names the unbroken time in which nobody else could change the inode; `None`: others can.
+            fn tenure(&self, inode: InodeId) -> Option<u64>;
             fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)>;
             fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup>;
             /// Returns at once.
@@ -74,6 +76,10 @@ macro_rules! backend {
 
             fn keep_cache(&self, handle: &Handle) -> bool {
                 handle.keep_cache()
+            }
+
+            fn tenure(&self, inode: InodeId) -> Option<u64> {
+                FileSystem::tenure(self, inode)
             }
 
             fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)> {

@@ -1,6 +1,6 @@
 //! Attributes.
 
-use curvine_fuse_abi::kernel::SetattrIn;
+use curvine_fuse_abi::kernel::{SetattrIn, fattr};
 use curvine_fuse_abi::reply::{attr_out, statx_out};
 
 use super::Call;
@@ -23,9 +23,28 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn setattr(&self, args: &SetattrIn) -> Outcome {
-        let (attr, ttl) = self.server.backend.setattr(self.inode, convert::setattr(args)).await?;
+        let server = self.server;
+        let tenure = server.backend.tenure(self.inode);
+        let (attr, ttl) = server.backend.setattr(self.inode, convert::setattr(args)).await?;
+        let unbroken = tenure.is_some() && tenure == server.backend.tenure(self.inode);
+        if !unbroken && server.modes.is_cached(self.inode) {
+            self.drop_pages(args.valid & fattr::SIZE != 0).await;
+        }
         let attr = convert::attr(&attr, self.server.node(attr.inode));
         Ok(Answer::value(&attr_out(&attr, self.server.cap(ttl))))
+    }
+
+    /// Of all replies with attributes it is only after that to SETATTR that the kernel does not drop the pages that are older than
+    /// the mtime: it would take those that others have made stale for the newest ones. A truncation keeps mapped pages from being
+    /// written until it is answered, and so from being dropped; most of them go with its size.
+    async fn drop_pages(&self, truncates: bool) {
+        let (pages, node) = (self.server.pages.clone(), self.server.node(self.inode));
+        if truncates {
+            pages.invalidate_later(node);
+        } else {
+            let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
+            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+        }
     }
 
     async fn fresh_attr(&self) -> curvine_types::Result<(curvine_proto::Attr, std::time::Duration)> {

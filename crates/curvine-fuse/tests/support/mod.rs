@@ -205,6 +205,10 @@ impl Backend for MemFs {
         self.0.keep_cache.load(SeqCst)
     }
 
+    fn tenure(&self, _: InodeId) -> Option<u64> {
+        Some(1)
+    }
+
     fn try_getattr(&self, _: InodeId) -> Option<(Attr, Duration)> {
         None
     }
