@@ -32,13 +32,14 @@ impl Clock {
 pub struct Span {
     pub invoked: u64,
     pub returned: Option<u64>,
+    pub mount: usize,
     pub who: usize,
     pub call: &'static str,
 }
 
 impl Span {
     fn of<Op>(self, op: Op) -> Timed<Op> {
-        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, who: self.who, call: self.call }
+        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, mount: self.mount, who: self.who, call: self.call }
     }
 }
 
@@ -150,7 +151,7 @@ impl History {
         trace.sort_by_key(|(span, _)| span.invoked);
         let millis = |nanos: u64| nanos as f64 / 1e6;
         trace.iter().fold(String::new(), |mut text, (span, words)| {
-            let Span { invoked, returned, who, call } = *span;
+            let Span { invoked, returned, who, call, .. } = *span;
             let returned = returned.map_or(f64::INFINITY, millis);
             let _ = writeln!(text, "{:>12.3} .. {returned:>12.3}  thread {who}  {call}: {words}", millis(invoked));
             text

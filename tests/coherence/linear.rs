@@ -32,6 +32,8 @@ pub struct Timed<Op> {
     pub returned: Option<u64>,
     /// A step that the operation may have shown on its way, or not: it has its place between the two times, or none.
     pub optional: bool,
+    /// The mount that it went through.
+    pub mount: usize,
     /// Which thread and which call, for people.
     pub who: usize,
     pub call: &'static str,

@@ -33,7 +33,7 @@ impl Model for Register {
 }
 
 fn op(op: Op, invoked: u64, returned: impl Into<Option<u64>>) -> Timed<Op> {
-    Timed { op, invoked, returned: returned.into(), optional: false, who: 0, call: "" }
+    Timed { op, invoked, returned: returned.into(), optional: false, mount: 0, who: 0, call: "" }
 }
 
 #[test]

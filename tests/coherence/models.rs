@@ -32,7 +32,7 @@ pub enum Sight {
 }
 
 /// A successful call, or what a failed one said. In a call of unknown outcome the inode is not known either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameOp {
     /// `open(O_CREAT)`, with or without `O_EXCL`.
     Create {
@@ -63,6 +63,8 @@ pub enum NameOp {
         name: usize,
         sight: Sight,
     },
+    /// A successful rename or exchange (`whole`) that may have found both names to be of one file and done nothing.
+    PerhapsMove { from: usize, to: usize, whole: Box<NameOp> },
     /// An exchange that said ENOENT.
     OneAbsent {
         one: usize,
@@ -163,6 +165,13 @@ impl Model for Names {
             }
             NameOp::See { name, sight } => {
                 if sight.fits(tree.at(name)) {
+                    next.push(tree.clone());
+                }
+            }
+            NameOp::PerhapsMove { from, to, ref whole } => {
+                self.step(tree, whole, next);
+                let is_file = |name| Sight::AnyFile.fits(tree.at(name));
+                if is_file(from) || is_file(to) {
                     next.push(tree.clone());
                 }
             }

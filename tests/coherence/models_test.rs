@@ -9,7 +9,7 @@ fn in_turn<M: Model>(model: &M, ops: Vec<M::Op>) -> Verdict {
     let history: Vec<_> = ops
         .into_iter()
         .zip(times)
-        .map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), optional: false, who: 0, call: "" })
+        .map(|(op, at)| Timed { op, invoked: at, returned: Some(at + 5), optional: false, mount: 0, who: 0, call: "" })
         .collect();
     check(model, &history)
 }
@@ -29,16 +29,16 @@ fn see(name: usize, sight: Sight) -> NameOp {
 #[test]
 fn a_renamed_file_is_under_its_new_name_and_only_there() {
     let moved = NameOp::Rename { from: 0, to: 1, replace: true };
-    let good = vec![create(0, 7), moved, see(0, Sight::Absent), see(1, Sight::File(7))];
+    let good = vec![create(0, 7), moved.clone(), see(0, Sight::Absent), see(1, Sight::File(7))];
     assert_eq!(in_turn(&names(), good), Verdict::Explained);
-    assert_eq!(in_turn(&names(), vec![create(0, 7), moved, see(0, Sight::File(7))]), Verdict::Unexplained(2));
-    assert_eq!(in_turn(&names(), vec![create(0, 7), moved, see(1, Sight::Absent)]), Verdict::Unexplained(2));
+    assert_eq!(in_turn(&names(), vec![create(0, 7), moved.clone(), see(0, Sight::File(7))]), Verdict::Unexplained(2));
+    assert_eq!(in_turn(&names(), vec![create(0, 7), moved.clone(), see(1, Sight::Absent)]), Verdict::Unexplained(2));
 }
 
 #[test]
 fn an_inode_is_made_once_and_a_name_taken_once() {
     let unlink = NameOp::Unlink { name: 0 };
-    assert_eq!(in_turn(&names(), vec![create(0, 7), unlink, create(0, 7)]), Verdict::Unexplained(2));
+    assert_eq!(in_turn(&names(), vec![create(0, 7), unlink.clone(), create(0, 7)]), Verdict::Unexplained(2));
     assert_eq!(in_turn(&names(), vec![create(0, 7), create(0, 8)]), Verdict::Unexplained(1));
     assert_eq!(in_turn(&names(), vec![create(0, 7), unlink, create(0, 8)]), Verdict::Explained);
 }
@@ -66,6 +66,7 @@ fn a_file_of_an_unknown_create_may_turn_up_once() {
         invoked: 0,
         returned: None,
         optional: false,
+        mount: 0,
         who: 0,
         call: "",
     };
@@ -74,6 +75,7 @@ fn a_file_of_an_unknown_create_may_turn_up_once() {
         invoked: at,
         returned: Some(at + 1),
         optional: false,
+        mount: 1,
         who: 1,
         call: "",
     };

@@ -24,7 +24,8 @@ pub struct Findings {
 pub fn judge(mut history: History) -> Findings {
     history.spread_cuts();
     let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
-    findings.object("the names", &Names { foundlings: foundlings(&history.names) }, &history.names);
+    let names = with_idle_renames(&history.names);
+    findings.object("the names", &Names { foundlings: foundlings(&names) }, &names);
     for (inode, ops) in &history.sizes {
         findings.object(&format!("the size of inode {inode}"), &Size, &with_growth(ops));
     }
@@ -32,7 +33,8 @@ pub fn judge(mut history: History) -> Findings {
         findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
     }
     for ((inode, offset), ops) in &history.cells {
-        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &with_blanks(ops));
+        let writes = history.sizes.get(inode).map(Vec::as_slice).unwrap_or_default();
+        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &as_on_linux(ops, writes));
     }
     for (log, calls) in &history.logs {
         match in_order(calls) {
@@ -68,22 +70,61 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
     seen.difference(&made).copied().collect()
 }
 
-/// On Linux a read that goes on while the file is cut may get zeroes in the place of what is cut: adds that as a step of the cut
-/// where it was seen.
-fn with_blanks(ops: &[Timed<CellOp>]) -> Vec<Timed<CellOp>> {
+/// What the page cache of Linux shows while calls on the same file go on at the same time, whatever the file system below it:
+/// * a read during a cut may get zeroes in the place of what is cut;
+/// * a write is seen through its mount before its file system has it, and is not undone there by what comes in between from
+///   another mount: it may count twice;
+/// * while a write through the same mount goes on, the kernel does not take in from its file system how long the file is and
+///   whether its pages are still right (`FUSE_I_SIZE_UNSTABLE`): a read during it may get what was right before.
+///
+/// All of it ends with the calls. What was seen that way becomes a step of the call, or is not held against anybody.
+fn as_on_linux(ops: &[Timed<CellOp>], sizes: &[Timed<SizeOp>]) -> Vec<Timed<CellOp>> {
+    let mut all = Vec::with_capacity(ops.len());
+    for timed in ops {
+        let is_cut = |other: &&Timed<CellOp>| other.op == CellOp::Cut;
+        let rivals = || ops.iter().filter(|other| other.mount != timed.mount && overlap(timed, other));
+        let is_held_up = || {
+            let is_write = |other: &&Timed<SizeOp>| matches!(other.op, SizeOp::Reach { .. }) && other.who != timed.who;
+            sizes.iter().filter(is_write).any(|write| write.mount == timed.mount && overlap(timed, write))
+        };
+        match timed.op {
+            CellOp::See(_) if is_held_up() => continue,
+            CellOp::Cut if ops.iter().any(|other| other.op == CellOp::See(Some(0)) && overlap(timed, other)) => {
+                all.push(Timed { op: CellOp::Blank, optional: true, ..timed.clone() });
+            }
+            CellOp::Write(_) if rivals().any(|other| is_cut(&other) || matches!(other.op, CellOp::Write(_))) => {
+                all.push(Timed { optional: true, ..timed.clone() });
+            }
+            _ => {}
+        }
+        all.push(timed.clone());
+    }
+    all
+}
+
+/// `rename` looks both names up before it is sent, and does nothing if they are of one file then. While others move that file
+/// from one name to the other this may be so though it never was at one time.
+fn with_idle_renames(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
+    let moves = |timed: &Timed<NameOp>| match timed.op {
+        NameOp::Rename { from, to, .. } => Some((from, to)),
+        NameOp::Exchange { one, other } => Some((one, other)),
+        _ => None,
+    };
+    let touches = |timed: &Timed<NameOp>, name: usize| moves(timed).is_some_and(|(one, other)| one == name || other == name);
     let mut all = ops.to_vec();
-    for cut in ops.iter().filter(|cut| cut.op == CellOp::Cut) {
-        let zeroes_during = |other: &Timed<CellOp>| other.op == CellOp::See(Some(0)) && overlap(cut, other);
-        if ops.iter().any(zeroes_during) {
-            all.push(Timed { op: CellOp::Blank, optional: true, ..cut.clone() });
+    for timed in &mut all {
+        let Some((from, to)) = moves(timed) else { continue };
+        let others = || ops.iter().filter(|other| other.who != timed.who && overlap(timed, *other));
+        if others().any(|other| touches(other, from)) && others().any(|other| touches(other, to)) {
+            timed.op = NameOp::PerhapsMove { from, to, whole: Box::new(timed.op.clone()) };
         }
     }
     all
 }
 
-fn overlap<Op>(one: &Timed<Op>, other: &Timed<Op>) -> bool {
-    let end = |timed: &Timed<Op>| timed.returned.unwrap_or(u64::MAX);
-    end(other) >= one.invoked && other.invoked <= end(one)
+fn overlap<One, Other>(one: &Timed<One>, other: &Timed<Other>) -> bool {
+    let (end, other_end) = (one.returned.unwrap_or(u64::MAX), other.returned.unwrap_or(u64::MAX));
+    other_end >= one.invoked && other.invoked <= end
 }
 
 /// On Linux a file may be seen growing while a write goes on: adds the sizes that were seen then, as steps of the write.
@@ -132,6 +173,7 @@ fn in_order(calls: &[Timed<LogCall>]) -> Result<(Log, Vec<Timed<LogOp>>), String
             invoked: timed.invoked,
             returned: timed.returned,
             optional: timed.optional,
+            mount: timed.mount,
             who: timed.who,
             call: timed.call,
         })

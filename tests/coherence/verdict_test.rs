@@ -5,7 +5,7 @@ use super::models::{ModeOp, NameOp, Sight};
 use super::verdict::judge;
 
 fn at(invoked: u64, returned: u64) -> Span {
-    Span { invoked, returned: Some(returned), who: 0, call: "" }
+    Span { invoked, returned: Some(returned), mount: 0, who: 0, call: "" }
 }
 
 #[test]
@@ -59,6 +59,59 @@ fn zeroes_are_seen_in_the_place_of_what_is_being_cut_but_not_after_it_was() {
     assert_eq!(seen(15, 20), [""; 0]);
     assert_eq!(seen(29, 40), [""; 0]);
     assert_eq!(seen(35, 40).len(), 2, "both samples are beyond the end by then");
+}
+
+fn through(mount: usize, who: usize, invoked: u64, returned: u64) -> Span {
+    Span { invoked, returned: Some(returned), mount, who, call: "" }
+}
+
+#[test]
+fn a_write_may_be_seen_before_a_cut_and_after_it_while_both_go_on() {
+    let ends = |last_read: u64| {
+        let mut history = History::default();
+        history.write(through(0, 0, 10, 50), 3, 0, 8, STAMP | 1);
+        history.read(through(0, 2, 15, 20), 3, 0, 8, &(STAMP | 1).to_le_bytes());
+        history.truncate(through(1, 1, 12, 40), 3, 0);
+        history.read(through(1, 1, 42, 45), 3, 0, 8, &[]);
+        history.read(through(1, 1, last_read, last_read + 5), 3, 0, 8, &(STAMP | 1).to_le_bytes());
+        history.read(through(1, 1, 70, 75), 3, 0, 8, &(STAMP | 1).to_le_bytes());
+        judge(history).violations.len()
+    };
+    assert_eq!(ends(60), 0);
+    let mut undone = History::default();
+    undone.write(through(0, 0, 10, 50), 3, 0, 8, STAMP | 1);
+    undone.truncate(through(1, 1, 12, 40), 3, 0);
+    undone.read(through(1, 1, 60, 65), 3, 0, 8, &(STAMP | 1).to_le_bytes());
+    undone.read(through(1, 1, 70, 75), 3, 0, 8, &[]);
+    assert_eq!(judge(undone).violations.len(), 1, "nothing is undone after the calls");
+}
+
+#[test]
+fn a_read_may_be_late_only_during_a_write_through_its_mount() {
+    let violations = |mount, invoked, returned| {
+        let mut history = History::default();
+        history.write(through(1, 1, 0, 5), 3, 0, 65_536, STAMP | 1);
+        history.write(through(0, 0, 20, 30), 3, 0, 8, STAMP | 2);
+        history.read(through(mount, 2, invoked, returned), 3, 4096, 65_536, &[]);
+        judge(history).violations.len()
+    };
+    assert_eq!(violations(0, 25, 40), 0);
+    assert_eq!(violations(0, 35, 40), 4);
+    assert_eq!(violations(2, 25, 40), 4);
+}
+
+#[test]
+fn a_rename_may_do_nothing_only_while_others_move_the_file() {
+    let both = |second: Span| {
+        let mut history = History::default();
+        let rename = || NameOp::Rename { from: 0, to: 1, replace: true };
+        history.name(through(0, 0, 0, 5), NameOp::Create { name: 0, inode: Some(3), exclusive: true });
+        history.name(through(0, 0, 10, 20), rename());
+        history.name(second, rename());
+        judge(history).violations.len()
+    };
+    assert_eq!(both(through(1, 1, 15, 30)), 0);
+    assert_eq!(both(through(1, 1, 25, 30)), 1);
 }
 
 #[test]

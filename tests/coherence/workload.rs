@@ -61,6 +61,7 @@ pub fn run(round: &Round, clock: Clock, rng: &mut Rng) -> History {
             .map(|who| {
                 let mut caller = Caller {
                     dir: round.views[who % round.views.len()].clone(),
+                    mount: who % round.views.len(),
                     who,
                     clock,
                     rng: rng.split(),
@@ -119,6 +120,7 @@ struct Handle {
 
 struct Caller {
     dir: PathBuf,
+    mount: usize,
     who: usize,
     clock: Clock,
     rng: Rng,
@@ -162,7 +164,7 @@ impl Caller {
         let result = call();
         let returned = self.clock.now();
         self.history.calls += 1;
-        let span = |returned| Span { invoked, returned, who: self.who, call: what };
+        let span = |returned| Span { invoked, returned, mount: self.mount, who: self.who, call: what };
         match result {
             Err(errno) if is_no_answer(errno) => {
                 self.history.unknown += 1;
