@@ -20,6 +20,7 @@ struct Job {
 /// Hands nodes to the thread that drops their pages; the thread ends with the last handle to this.
 #[derive(Debug)]
 pub struct Pages {
+    device: Arc<Device>,
     jobs: SyncSender<Job>,
     waiting: Arc<AtomicUsize>,
     timeout: Duration,
@@ -32,11 +33,12 @@ impl Pages {
         let (jobs, queue) = sync_channel(limit);
         let waiting = Arc::new(AtomicUsize::new(0));
         let counter = waiting.clone();
+        let dropper = device.clone();
         std::thread::Builder::new()
             .name("fuse-pages".into())
-            .spawn(move || drop_pages(&device, &queue, &counter))
+            .spawn(move || drop_pages(&dropper, &queue, &counter))
             .map_err(|error| Error::from_io(error, "cannot start the thread that drops cached pages"))?;
-        Ok(Self { jobs, waiting, timeout, late: AtomicU64::new(0) })
+        Ok(Self { device, jobs, waiting, timeout, late: AtomicU64::new(0) })
     }
 
     /// Drops the pages of these nodes and waits for it, up to the timeout.
@@ -51,6 +53,13 @@ impl Pages {
         if expected > 0 {
             self.late.fetch_add(expected as u64, Ordering::Relaxed);
             warn!(nodes = expected, "the kernel is still using pages that should be dropped; they will be, later");
+        }
+    }
+
+    /// Makes the kernel ask for the attributes of a node it knows; waits for nothing.
+    pub fn void_attributes(&self, node: u64) {
+        if let Err(error) = self.device.invalidate_inode(node, false) {
+            warn!(%error, node, "cannot tell the kernel that attributes have changed");
         }
     }
 

@@ -1,14 +1,10 @@
 //! Listings.
 //!
-//! Always: attributes and names that are given along with a listing are those that the client may believe at that moment,
-//! not those that it had when it fetched the page.
+//! Always: a listing fills the caches of the client, never those of the kernel.
 
-use std::time::Duration;
-
-use curvine_client::{DirItem, Lookup};
+use curvine_client::DirItem;
 use curvine_fuse_abi::kernel::{EntryOut, OpenOut, ReadIn};
 use curvine_fuse_abi::{DirBuffer, IntoBytes};
-use curvine_types::Name;
 
 use super::Call;
 use crate::answer::{Answer, Failure, Outcome};
@@ -79,23 +75,12 @@ impl<B: Backend> Call<'_, B> {
         items.iter().all(|item| {
             let (node, kind) = (self.server.node(item.inode), convert::entry_type(item.kind));
             if plus {
-                buffer.push_plus(&self.known_entry(item), node, item.cookie, kind, &item.name)
+                // No names for the kernel's cache: it stamps those of a listing with the epoch that holds when it takes them over,
+                // so that a recall which overtakes the reply would be lost. The client has them, and answers lookups at once.
+                buffer.push_plus(&EntryOut::default(), node, item.cookie, kind, &item.name)
             } else {
                 buffer.push(node, item.cookie, kind, &item.name)
             }
         })
-    }
-
-    /// What the kernel may cache of an entry: nothing, unless the client still believes name and inode.
-    fn known_entry(&self, item: &DirItem) -> EntryOut {
-        let known = Name::new(&item.name).ok().and_then(|name| self.server.backend.try_lookup(self.inode, &name));
-        match known {
-            Some(Lookup { entry: Some(entry), .. })
-                if entry.attr.inode == item.inode && self.server.cap_name(entry.entry_ttl) > Duration::ZERO =>
-            {
-                self.entry(&entry)
-            }
-            _ => EntryOut::default(),
-        }
     }
 }

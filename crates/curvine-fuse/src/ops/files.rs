@@ -4,9 +4,10 @@
 //! only then, so that a recall in between either finds the open or is found.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_client::{NewFile, OpenFlags, Seek};
+use curvine_client::{Entry, NewFile, OpenFlags, Seek};
 use curvine_fuse_abi::IntoBytes;
 use curvine_fuse_abi::kernel::{
     FallocateIn, LseekOut, OpenOut, RELEASE_FLOCK_UNLOCK, ReadIn, ReleaseIn, WRITE_CACHE, WRITE_KILL_SUIDGID, WriteIn,
@@ -73,6 +74,8 @@ impl<B: Backend> Call<'_, B> {
             }
         }
         let (fh, out) = self.opened(entry.attr.inode, handle, wanted);
+        // A recall that overtakes this reply finds no node in the kernel, and no epoch makes an open file look its name up.
+        let entry = Entry { attr_ttl: Duration::ZERO, ..entry };
         let mut value = self.entry(&entry).as_bytes().to_vec();
         value.extend_from_slice(out.as_bytes());
         Ok(Answer::Opened { fh, value })
@@ -94,6 +97,10 @@ impl<B: Backend> Call<'_, B> {
             IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
             IoMode::Cached => 0,
         };
+        if server.backend.tenure(inode).is_none() {
+            // Attributes of a LOOKUP that a recall overtook: the kernel did not know the node then.
+            server.pages.void_attributes(server.node(inode));
+        }
         let fh = server.handles.insert(Opened::File { inode, handle });
         (fh, OpenOut { fh, open_flags, backing_id: 0 })
     }
