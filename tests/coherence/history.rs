@@ -39,7 +39,15 @@ pub struct Span {
 
 impl Span {
     fn of<Op>(self, op: Op) -> Timed<Op> {
-        Timed { op, invoked: self.invoked, returned: self.returned, optional: false, mount: self.mount, who: self.who, call: self.call }
+        Timed {
+            op,
+            invoked: self.invoked,
+            returned: self.returned,
+            optional: false,
+            mount: self.mount,
+            who: self.who,
+            call: self.call,
+        }
     }
 }
 

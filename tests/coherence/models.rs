@@ -64,7 +64,11 @@ pub enum NameOp {
         sight: Sight,
     },
     /// A successful rename or exchange (`whole`) that may have found both names to be of one file and done nothing.
-    PerhapsMove { from: usize, to: usize, whole: Box<NameOp> },
+    PerhapsMove {
+        from: usize,
+        to: usize,
+        whole: Box<NameOp>,
+    },
     /// An exchange that said ENOENT.
     OneAbsent {
         one: usize,
@@ -170,8 +174,7 @@ impl Model for Names {
             }
             NameOp::PerhapsMove { from, to, ref whole } => {
                 self.step(tree, whole, next);
-                let is_file = |name| Sight::AnyFile.fits(tree.at(name));
-                if is_file(from) || is_file(to) {
+                if tree.at(from) != Node::Absent || tree.at(to) != Node::Absent {
                     next.push(tree.clone());
                 }
             }

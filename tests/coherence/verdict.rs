@@ -74,7 +74,7 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
 /// * a read during a cut may get zeroes in the place of what is cut;
 /// * a write is seen through its mount before its file system has it, and is not undone there by what comes in between from
 ///   another mount: it may count twice;
-/// * while a write through the same mount goes on, the kernel does not take in from its file system how long the file is and
+/// * while a write or truncation through the same mount goes on, the kernel does not take in from its file system how long the file is and
 ///   whether its pages are still right (`FUSE_I_SIZE_UNSTABLE`): a read during it may get what was right before.
 ///
 /// All of it ends with the calls. What was seen that way becomes a step of the call, or is not held against anybody.
@@ -84,8 +84,8 @@ fn as_on_linux(ops: &[Timed<CellOp>], sizes: &[Timed<SizeOp>]) -> Vec<Timed<Cell
         let is_cut = |other: &&Timed<CellOp>| other.op == CellOp::Cut;
         let rivals = || ops.iter().filter(|other| other.mount != timed.mount && overlap(timed, other));
         let is_held_up = || {
-            let is_write = |other: &&Timed<SizeOp>| matches!(other.op, SizeOp::Reach { .. }) && other.who != timed.who;
-            sizes.iter().filter(is_write).any(|write| write.mount == timed.mount && overlap(timed, write))
+            let is_change = |other: &&Timed<SizeOp>| !matches!(other.op, SizeOp::See(_)) && other.who != timed.who;
+            sizes.iter().filter(is_change).any(|change| change.mount == timed.mount && overlap(timed, change))
         };
         match timed.op {
             CellOp::See(_) if is_held_up() => continue,
@@ -110,7 +110,8 @@ fn with_idle_renames(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
         NameOp::Exchange { one, other } => Some((one, other)),
         _ => None,
     };
-    let touches = |timed: &Timed<NameOp>, name: usize| moves(timed).is_some_and(|(one, other)| one == name || other == name);
+    let touches =
+        |timed: &Timed<NameOp>, name: usize| moves(timed).is_some_and(|(one, other)| one == name || other == name);
     let mut all = ops.to_vec();
     for timed in &mut all {
         let Some((from, to)) = moves(timed) else { continue };
