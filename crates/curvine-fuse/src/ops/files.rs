@@ -97,10 +97,9 @@ impl<B: Backend> Call<'_, B> {
             IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
             IoMode::Cached => 0,
         };
-        if server.backend.tenure(inode).is_none() {
-            // Attributes of a LOOKUP that a recall overtook: the kernel did not know the node then.
-            server.pages.void_attributes(server.node(inode));
-        }
+        // Attributes of a LOOKUP that a recall overtook: the kernel did not know the node then, and a lease that is held now
+        // says nothing about them.
+        server.pages.void_attributes(server.node(inode));
         let fh = server.handles.insert(Opened::File { inode, handle });
         (fh, OpenOut { fh, open_flags, backing_id: 0 })
     }
