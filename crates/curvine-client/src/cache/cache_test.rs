@@ -153,6 +153,35 @@ fn what_was_learnt_before_a_recall_is_not_believed_under_a_later_lease() {
 }
 
 #[test]
+fn a_reply_that_brought_no_lease_is_not_believed_under_one_that_came_while_it_was_on_its_way() {
+    let cache = cache();
+    // Asked while others change the directory, so it gets no lease; the next answer does.
+    let (without, with) = (ticket(&cache), ticket(&cache));
+    cache.grant(&with, &[lease(DIR, 1), lease(FILE, 2)], at(0));
+    assert_eq!(cache.settle_name(&without, &dir(5), b"x", 0, at(0)), Duration::ZERO);
+    assert_eq!(cache.settle_attr(&without, attr(FILE, 5), at(0)).1, Duration::ZERO);
+    assert_eq!((cache.name(DIR, b"x", at(0)), cache.attr(FILE, at(0))), (None, None));
+    assert_ne!(cache.settle_name(&with, &dir(6), b"y", FILE, at(0)), Duration::ZERO);
+    // What is asked for while the lease is held needs none of its own.
+    let later = ticket(&cache);
+    assert_ne!(cache.settle_name(&later, &dir(6), b"x", FILE, at(0)), Duration::ZERO);
+    assert_ne!(cache.settle_attr(&later, attr(FILE, 6), at(0)).1, Duration::ZERO);
+}
+
+#[test]
+fn an_own_change_that_is_not_covered_voids_what_it_made_old() {
+    let cache = cache();
+    let early = ticket(&cache);
+    let granting = ticket(&cache);
+    cache.grant(&granting, &[lease(DIR, 1), lease(FILE, 2)], at(0));
+    cache.settle_attr(&granting, attr(FILE, 5), at(0));
+    cache.settle_name(&granting, &dir(5), b"x", FILE, at(0));
+    cache.changed_attr(&early, attr(FILE, 6), at(0));
+    cache.changed_name(&early, &dir(6), b"x", 0, at(0));
+    assert_eq!((cache.name(DIR, b"x", at(0)), cache.attr(FILE, at(0))), (None, None));
+}
+
+#[test]
 fn older_attributes_never_replace_newer_ones() {
     let cache = cache();
     let ticket = ticket(&cache);

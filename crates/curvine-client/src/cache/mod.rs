@@ -2,8 +2,9 @@
 //!
 //! Always:
 //! * nothing is believed without a lease in the present *term*; a term ends when all leases are given up (reconnection, expiry);
-//! * a reply is cached only if no recall of its lease has come meanwhile, and only if it is at least as new as everything known
-//!   of the inode, from replies and from own changes, however they overtook each other (`Ticket`, `Recent`);
+//! * a reply is cached only under the lease that it brought itself, or that was held already when its request was sent, and only
+//!   if it is at least as new as everything known of the inode, from replies and from own changes, however they overtook each
+//!   other (`Ticket`, `Held`, `Recent`);
 //! * what was evicted is reported to the master only when the kernel's copies have run out, and a lease that was granted
 //!   before such a report was answered is not believed.
 
@@ -43,7 +44,7 @@ pub(crate) struct CacheLimits {
 pub(crate) struct Ticket {
     /// Term of the connection; 0: leases in the reply do not count.
     term: u64,
-    /// Own changes that ended before have a smaller number.
+    /// Its own; own changes and grants that came before have smaller ones.
     tick: u64,
     /// Boot time.
     sent: Duration,
@@ -89,7 +90,7 @@ impl Cache {
 
     /// For a request that is about to be sent over a connection of `term`.
     pub(crate) fn ticket(&self, term: u64, now: Duration) -> Ticket {
-        Ticket { term, tick: self.tick.load(Ordering::SeqCst), sent: now }
+        Ticket { term, tick: self.next_tick(), sent: now }
     }
 
     fn next_tick(&self) -> u64 {
@@ -144,7 +145,7 @@ impl Cache {
                 0 => Duration::MAX,
                 millis => ticket.sent + Duration::from_millis(millis),
             };
-            let evicted = shard.grant(lease.inode, lease.number, ends, ticket.tick, now);
+            let evicted = shard.grant(lease.inode, lease.number, ends, ticket.tick, self.next_tick(), now);
             self.note_evicted(evicted, now);
         }
     }
@@ -256,7 +257,6 @@ impl Cache {
 
     /// All leases on the inodes up to `number` are void. Returns those that are, or may be, directories.
     pub(crate) fn recall(&self, number: u64, inodes: &[InodeId]) -> Vec<InodeId> {
-        // Taken under the lock, so that a request sent after the recall has a later one.
         let recalled = |inode: &InodeId| {
             let mut shard = self.shard(*inode).lock();
             shard.recall(*inode, number, self.next_tick())

@@ -31,6 +31,49 @@ pub(super) struct Held {
     pub tenure: u64,
     /// Boot time at which it ends by itself.
     pub ends: Duration,
+    /// Tick at which this tenure began. What was asked for later was seen under it.
+    began: u64,
+    /// Ticks of the requests whose replies brought the newest grants, with the numbers of these: what came along was seen
+    /// under them, too, though it was asked for earlier.
+    brought: [(u64, u64); GRANTS],
+}
+
+/// Grants of one tenure that are remembered: as many as come in while it begins. What came with others is not cached.
+const GRANTS: usize = 8;
+
+impl Held {
+    /// A tenure begins at tick `now` with a grant that a request sent at tick `sent` brought.
+    pub(super) fn begin(number: u64, ends: Duration, now: u64, sent: u64) -> Self {
+        let mut held = Self { number, tenure: number, ends, began: now, brought: [(0, 0); GRANTS] };
+        held.note(number, sent);
+        held
+    }
+
+    /// Another grant in the same tenure.
+    pub(super) fn renew(&mut self, number: u64, ends: Duration, sent: u64) {
+        self.note(number, sent);
+        if number > self.number {
+            self.number = number;
+            self.ends = ends;
+        }
+    }
+
+    /// What is left after a recall at tick `now` that voids the grants up to `number`.
+    pub(super) fn recalled(&self, number: u64, now: u64) -> Option<Self> {
+        let brought = self.brought.map(|grant| if grant.1 > number { grant } else { (0, 0) });
+        let left = Self { tenure: self.number, began: now, brought, ..*self };
+        (self.number > number).then_some(left)
+    }
+
+    /// Whether what a request sent at tick `sent` learnt was seen under this lease, so that a change of it would recall the lease.
+    pub(super) fn covers(&self, sent: u64) -> bool {
+        sent > self.began || self.brought.iter().any(|(by, _)| *by == sent && sent != 0)
+    }
+
+    fn note(&mut self, number: u64, sent: u64) {
+        self.brought.rotate_right(1);
+        self.brought[0] = (sent, number);
+    }
 }
 
 /// A name present (inode) or absent (0), as of a change of its directory.

@@ -28,8 +28,6 @@ pub(super) struct Shard {
     names: usize,
     /// By the number of the recall.
     recalls: Recent<()>,
-    /// By the tick at which it came.
-    recall_ticks: Recent<()>,
     own: Recent<Own>,
     inode_limit: usize,
     name_limit: usize,
@@ -42,7 +40,6 @@ impl Shard {
             ring: VecDeque::new(),
             names: 0,
             recalls: Recent::new(recent),
-            recall_ticks: Recent::new(recent),
             own: Recent::new(recent),
             inode_limit,
             name_limit,
@@ -73,6 +70,12 @@ impl Shard {
         })
     }
 
+    /// Whether what a request sent at tick `sent` learnt of the inode was seen under the lease that is held.
+    fn is_covered(&self, inode: InodeId, sent: u64, now: Duration) -> bool {
+        let lease = self.nodes.get(&inode).and_then(|node| node.lease);
+        lease.is_some_and(|lease| lease.ends > now && lease.covers(sent))
+    }
+
     /// The node, if a lease on it is valid.
     fn leased(&mut self, inode: InodeId, now: Duration) -> Option<(&mut Node, Duration)> {
         let node = self.nodes.get_mut(&inode)?;
@@ -87,11 +90,12 @@ impl Shard {
         inode: InodeId,
         number: u64,
         ends: Duration,
+        sent: u64,
         tick: u64,
         now: Duration,
     ) -> Vec<InodeId> {
         let recalled = !matches!(self.recalls.since(inode, number), Since::Nothing);
-        let blocked = match self.own.since(inode, tick) {
+        let blocked = match self.own.since(inode, sent) {
             Since::Event(Own::Doubt) | Since::Unknown => true,
             Since::Event(Own::Left(_)) | Since::Nothing => false,
         };
@@ -101,14 +105,9 @@ impl Shard {
         let node = self.node(inode);
         node.hot = true;
         match &mut node.lease {
-            Some(held) if held.ends > now => {
-                if number > held.number {
-                    held.number = number;
-                    held.ends = ends;
-                }
-            }
+            Some(held) if held.ends > now => held.renew(number, ends, sent),
             lapsed => {
-                *lapsed = Some(Held { number, tenure: number, ends });
+                *lapsed = Some(Held::begin(number, ends, tick, sent));
                 node.attr = None;
                 let names = std::mem::take(&mut node.names).len();
                 node.names_change = 0;
@@ -118,18 +117,8 @@ impl Shard {
         self.evict()
     }
 
-    /// Whether a lease on the inode was recalled since `tick`: what a request sent then learned may be of before the recall,
-    /// though a new lease is held by now.
-    fn recalled_since(&self, inode: InodeId, tick: u64) -> bool {
-        self.recall_ticks.since(inode, tick) != Since::Nothing
-    }
-
-    /// Whether a state that a reply of a request sent at `tick` brought is not older than what own changes left, and not older
-    /// than a recall.
+    /// Whether a state that a reply of a request sent at `tick` brought is not older than what own changes left.
     fn is_current(&self, inode: InodeId, tick: u64, seen: Version) -> bool {
-        if self.recalled_since(inode, tick) {
-            return false;
-        }
         match self.own.since(inode, tick) {
             Since::Unknown | Since::Event(Own::Doubt) => false,
             Since::Event(Own::Left(version)) => seen.reaches(*version),
@@ -140,7 +129,7 @@ impl Shard {
     /// The newest attributes known, and until when they may be believed; `None`: not at all.
     pub(super) fn settle_attr(&mut self, tick: u64, attr: Attr, now: Duration) -> (Attr, Option<Duration>) {
         let seen = Version::of(&attr);
-        let current = self.is_current(attr.inode, tick, seen);
+        let current = self.is_current(attr.inode, tick, seen) && self.is_covered(attr.inode, tick, now);
         let Some((node, ends)) = self.leased(attr.inode, now) else { return (attr, None) };
         match &node.attr {
             Some(known) if !seen.reaches(Version::of(known)) => (*known, Some(ends)),
@@ -160,15 +149,19 @@ impl Shard {
             _ => seen,
         };
         self.own.record(attr.inode, tick, Own::Left(newest));
-        let recalled = self.recalled_since(attr.inode, sent);
+        let covered = self.is_covered(attr.inode, sent, now);
         let Some((node, ends)) = self.leased(attr.inode, now) else { return (attr, None) };
         match &node.attr {
             Some(known) if !seen.reaches(Version::of(known)) => (*known, Some(ends)),
-            _ if newest == seen && !recalled => {
+            _ if newest == seen && covered => {
                 node.attr = Some(attr);
                 (attr, Some(ends))
             }
-            _ => (attr, None),
+            _ => {
+                // What is known is older than the change.
+                node.attr = None;
+                (attr, None)
+            }
         }
     }
 
@@ -181,6 +174,9 @@ impl Shard {
         now: Duration,
     ) -> Option<Duration> {
         if !self.is_current(parent.inode, tick, Version::of(parent)) {
+            return None;
+        }
+        if !self.is_covered(parent.inode, tick, now) {
             return None;
         }
         let (node, ends) = self.leased(parent.inode, now)?;
@@ -208,7 +204,7 @@ impl Shard {
         now: Duration,
     ) -> Option<Duration> {
         self.note_parent(tick, parent);
-        if self.recalled_since(parent.inode, sent) {
+        if !self.is_covered(parent.inode, sent, now) {
             self.drop_name(parent, name);
             return None;
         }
@@ -320,18 +316,13 @@ impl Shard {
 
     /// Whether the inode is, or may be, a directory.
     pub(super) fn recall(&mut self, inode: InodeId, number: u64, tick: u64) -> bool {
-        let duplicate = matches!(self.recalls.since(inode, number), Since::Event(()));
-        if !duplicate {
-            self.recalls.record(inode, number, ());
-            self.recall_ticks.record(inode, tick, ());
-        }
+        self.recalls.record(inode, number, ());
         let Some(node) = self.nodes.get_mut(&inode) else { return true };
         let directory = node.attr.as_ref().is_none_or(|attr| attr.kind() == FileKind::Directory);
         let Some(lease) = node.lease else { return true };
         if lease.tenure <= number {
             // A grant after the recall is kept, but nothing that came before it.
-            let newer = (lease.number > number).then_some(Held { tenure: lease.number, ..lease });
-            node.lease = newer;
+            node.lease = lease.recalled(number, tick);
             node.pages = None;
             node.attr = None;
             self.names -= std::mem::take(&mut node.names).len();
