@@ -37,7 +37,20 @@ pub struct Span {
     pub call: &'static str,
 }
 
+impl<Op> From<&Timed<Op>> for Span {
+    fn from(timed: &Timed<Op>) -> Self {
+        let Timed { invoked, returned, mount, who, call, .. } = *timed;
+        Self { invoked, returned, mount, who, call }
+    }
+}
+
 impl Span {
+    /// Whether some of it was at the same time.
+    pub fn overlaps<Op>(&self, other: &Timed<Op>) -> bool {
+        let (end, other_end) = (self.returned.unwrap_or(u64::MAX), other.returned.unwrap_or(u64::MAX));
+        other_end >= self.invoked && other.invoked <= end
+    }
+
     fn of<Op>(self, op: Op) -> Timed<Op> {
         Timed {
             op,

@@ -1,11 +1,11 @@
 //! Checks a history object by object and says in words what cannot be explained.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{Debug, Write};
 
-use super::history::{History, LogCall};
+use super::history::{History, LogCall, Span};
 use super::linear::{Model, Timed, Verdict, check};
-use super::models::{Cell, CellOp, Log, LogOp, Mode, NameOp, Names, Sight, Size, SizeOp};
+use super::models::{Cell, CellOp, Log, LogOp, Mode, ModeOp, NameOp, Names, Sight, Size, SizeOp};
 
 /// The permission bits with which the workload makes files.
 pub const NEW_MODE: u32 = 0o644;
@@ -32,9 +32,10 @@ pub fn judge(mut history: History) -> Findings {
     for (inode, ops) in &history.modes {
         findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
     }
+    let mut disturbances: HashMap<u64, Vec<Span>> = HashMap::new();
     for ((inode, offset), ops) in &history.cells {
-        let writes = history.sizes.get(inode).map(Vec::as_slice).unwrap_or_default();
-        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &as_on_linux(ops, writes));
+        let disturbing = disturbances.entry(*inode).or_insert_with(|| disturbances_of(*inode, &history, &names));
+        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &as_on_linux(ops, disturbing));
     }
     for (log, calls) in &history.logs {
         match in_order(calls) {
@@ -74,19 +75,19 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
 /// * a read during a cut may get zeroes in the place of what is cut;
 /// * a write is seen through its mount before its file system has it, and is not undone there by what comes in between from
 ///   another mount: it may count twice;
-/// * while a write or truncation through the same mount goes on, the kernel does not take in from its file system how long the file is and
-///   whether its pages are still right (`FUSE_I_SIZE_UNSTABLE`): a read during it may get what was right before.
+/// * when the kernel asks how long the file is and whether its pages are still right, it does not take the answer in if it was
+///   told meanwhile that something has changed, or while it writes or cuts the file itself (`attr_version`,
+///   `FUSE_I_SIZE_UNSTABLE`): a read during an open or a change of the file may get what was right before.
 ///
 /// All of it ends with the calls. What was seen that way becomes a step of the call, or is not held against anybody.
-fn as_on_linux(ops: &[Timed<CellOp>], sizes: &[Timed<SizeOp>]) -> Vec<Timed<CellOp>> {
+fn as_on_linux(ops: &[Timed<CellOp>], disturbing: &[Span]) -> Vec<Timed<CellOp>> {
     let mut all = Vec::with_capacity(ops.len());
     for timed in ops {
         let is_cut = |other: &&Timed<CellOp>| other.op == CellOp::Cut;
         let rivals = || ops.iter().filter(|other| other.mount != timed.mount && overlap(timed, other));
-        let is_held_up = || {
-            let is_change = |other: &&Timed<SizeOp>| !matches!(other.op, SizeOp::See(_)) && other.who != timed.who;
-            sizes.iter().filter(is_change).any(|change| change.mount == timed.mount && overlap(timed, change))
-        };
+        // A write elsewhere tells this kernel nothing.
+        let reaches = |span: &Span| span.who != timed.who && (span.mount == timed.mount || span.call != "write");
+        let is_held_up = || disturbing.iter().any(|span| reaches(span) && span.overlaps(timed));
         match timed.op {
             CellOp::See(_) if is_held_up() => continue,
             CellOp::Cut if ops.iter().any(|other| other.op == CellOp::See(Some(0)) && overlap(timed, other)) => {
@@ -100,6 +101,21 @@ fn as_on_linux(ops: &[Timed<CellOp>], sizes: &[Timed<SizeOp>]) -> Vec<Timed<Cell
         all.push(timed.clone());
     }
     all
+}
+
+/// The opens and changes of a file: each may void what the kernel is being told of it.
+fn disturbances_of(inode: u64, history: &History, names: &[Timed<NameOp>]) -> Vec<Span> {
+    let sizes = history.sizes.get(&inode).into_iter().flatten();
+    let modes = history.modes.get(&inode).into_iter().flatten();
+    let changes = sizes.filter(|timed| !matches!(timed.op, SizeOp::See(_))).map(Span::from);
+    let modes = modes.filter(|timed| matches!(timed.op, ModeOp::Set(_))).map(Span::from);
+    let of_names = names.iter().filter(|timed| match timed.op {
+        NameOp::Create { inode: made, .. } => made.is_none_or(|made| made == inode),
+        NameOp::See { sight, .. } => sight == Sight::File(inode) && timed.call == "open",
+        NameOp::Mkdir { .. } | NameOp::Rmdir { .. } | NameOp::OneAbsent { .. } => false,
+        NameOp::Unlink { .. } | NameOp::Rename { .. } | NameOp::Exchange { .. } | NameOp::PerhapsMove { .. } => true,
+    });
+    changes.chain(modes).chain(of_names.map(Span::from)).collect()
 }
 
 /// `rename` looks both names up before it is sent, and does nothing if they are of one file then. While others move that file
@@ -124,8 +140,7 @@ fn with_idle_renames(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
 }
 
 fn overlap<One, Other>(one: &Timed<One>, other: &Timed<Other>) -> bool {
-    let (end, other_end) = (one.returned.unwrap_or(u64::MAX), other.returned.unwrap_or(u64::MAX));
-    other_end >= one.invoked && other.invoked <= end
+    Span::from(one).overlaps(other)
 }
 
 /// On Linux a file may be seen growing while a write goes on: adds the sizes that were seen then, as steps of the write.
