@@ -116,6 +116,13 @@ impl Sight {
     }
 }
 
+impl Names {
+    /// Whether the call may have changed names.
+    pub fn changes(op: &NameOp) -> bool {
+        !matches!(op, NameOp::See { .. } | NameOp::OneAbsent { .. })
+    }
+}
+
 impl Model for Names {
     type State = Tree;
     type Op = NameOp;
@@ -187,7 +194,7 @@ impl Model for Names {
     }
 
     fn observes(&self, op: &NameOp) -> bool {
-        matches!(op, NameOp::See { .. } | NameOp::OneAbsent { .. })
+        !Names::changes(op)
     }
 }
 

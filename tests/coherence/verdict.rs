@@ -24,13 +24,21 @@ pub struct Findings {
 pub fn judge(mut history: History) -> Findings {
     history.spread_cuts();
     let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
-    let names = with_idle_renames(&history.names);
+    let names = with_idle_renames(&seen_late(&history.names, |op| Names::changes(op)));
     findings.object("the names", &Names { foundlings: foundlings(&names) }, &names);
     for (inode, ops) in &history.sizes {
-        findings.object(&format!("the size of inode {inode}"), &Size, &with_growth(ops));
+        findings.object(
+            &format!("the size of inode {inode}"),
+            &Size,
+            &with_growth(&seen_late(ops, |op| !matches!(op, SizeOp::See(_)))),
+        );
     }
     for (inode, ops) in &history.modes {
-        findings.object(&format!("the mode of inode {inode}"), &Mode(NEW_MODE), ops);
+        findings.object(
+            &format!("the mode of inode {inode}"),
+            &Mode(NEW_MODE),
+            &seen_late(ops, |op| matches!(op, ModeOp::Set(_))),
+        );
     }
     let mut disturbances: HashMap<u64, Vec<Span>> = HashMap::new();
     for ((inode, offset), ops) in &history.cells {
@@ -141,6 +149,19 @@ fn with_idle_renames(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
 
 fn overlap<One, Other>(one: &Timed<One>, other: &Timed<Other>) -> bool {
     Span::from(one).overlaps(other)
+}
+
+/// A mount keeps what it knows while a change goes on that it has sent itself, and learns of it from the reply. Others may see
+/// the change before that reply is there: until then what is seen through the mount may be of any time since the change was sent.
+fn seen_late<Op: Clone>(ops: &[Timed<Op>], changes: impl Fn(&Op) -> bool) -> Vec<Timed<Op>> {
+    let under_way: Vec<_> = ops.iter().filter(|timed| changes(&timed.op) && timed.returned.is_some()).collect();
+    let late = |timed: &Timed<Op>| {
+        let own =
+            |change: &&&Timed<Op>| change.mount == timed.mount && change.who != timed.who && overlap(**change, timed);
+        let since = under_way.iter().filter(own).map(|change| change.invoked).min();
+        Timed { invoked: since.map_or(timed.invoked, |since| since.min(timed.invoked)), ..timed.clone() }
+    };
+    ops.iter().map(|timed| if changes(&timed.op) { timed.clone() } else { late(timed) }).collect()
 }
 
 /// On Linux a file may be seen growing while a write goes on: adds the sizes that were seen then, as steps of the write.

@@ -100,6 +100,21 @@ fn a_read_may_be_late_only_while_the_file_is_opened_or_changed() {
 }
 
 #[test]
+fn a_mount_may_learn_of_its_own_change_later_than_others_but_not_after_the_call() {
+    let violations = |mount, invoked, returned| {
+        let mut history = History::default();
+        history.name(through(0, 0, 0, 5), NameOp::Create { name: 0, inode: Some(3), exclusive: true });
+        history.name(through(0, 0, 10, 40), NameOp::Unlink { name: 0 });
+        history.name(through(1, 1, 20, 25), NameOp::See { name: 0, sight: Sight::Absent });
+        history.name(through(mount, 2, invoked, returned), NameOp::See { name: 0, sight: Sight::File(3) });
+        judge(history).violations.len()
+    };
+    assert_eq!(violations(0, 30, 35), 0);
+    assert_eq!(violations(0, 45, 50), 1);
+    assert_eq!(violations(2, 30, 35), 1, "another mount has nothing to wait for");
+}
+
+#[test]
 fn a_rename_may_do_nothing_only_while_others_move_the_file() {
     let both = |second: Span| {
         let mut history = History::default();
