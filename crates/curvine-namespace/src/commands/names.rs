@@ -14,7 +14,7 @@ impl State {
         let name = Name::new(&command.name)?;
         let dir = self.dir(command.parent)?;
         if let Some(found) = self.find(&dir, name.as_bytes()) {
-            return self.create_over(session, command, found);
+            return self.create_over(command, found);
         }
         let dir = self.dir_for_names(command.parent)?;
         if command.grant_write && kind == FileKind::File {
@@ -59,8 +59,8 @@ impl State {
         })
     }
 
-    /// The name exists: an open without O_EXCL takes the file as it is.
-    fn create_over(&mut self, session: SessionId, command: &Create, found: Found) -> Result<Outcome> {
+    /// The name exists: an open without O_EXCL finds the file as it is. It is not granted here, because others may hold leases on it.
+    fn create_over(&self, command: &Create, found: Found) -> Result<Outcome> {
         let existing = self.inode(found.id)?;
         if command.exclusive || command.kind() != FileKind::File {
             return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("inode", found.id));
@@ -70,17 +70,10 @@ impl State {
             FileKind::Directory => return Err(fail(ErrorKind::IsADirectory, "a directory").with("inode", found.id)),
             _ => return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("inode", found.id)),
         }
-        let mut epoch = 0;
-        if command.grant_write {
-            need_session(session)?;
-            check_writable(found.id, &existing)?;
-            epoch = self.add_writer(session, found.id);
-        }
         Ok(Outcome {
             attr: self.attr(found.id),
             parent: self.attr(command.parent),
             layout: self.layout(found.id, false),
-            epoch,
             child_cookie: found.cookie,
             ..Outcome::default()
         })
