@@ -15,7 +15,6 @@ use curvine_fuse_abi::kernel::{
 };
 use curvine_proto::SetAttr;
 use curvine_types::{InodeId, Name};
-use tracing::debug;
 
 use super::Call;
 use crate::answer::{Answer, Failure, Outcome};
@@ -89,11 +88,11 @@ impl<B: Backend> Call<'_, B> {
     fn opened(&self, inode: InodeId, handle: B::Handle, wanted: OpenFlags) -> (u64, OpenOut) {
         let server = self.server;
         let mode = server.modes.join(inode, IoMode::suited(server.backend.mode(&handle)));
-        // O_DIRECT takes no pages whatever the inode's mode is; plain and direct handles may mix.
+        // O_DIRECT on a cached inode is left to the kernel, which keeps its pages right; FOPEN_DIRECT_IO would not.
         let open_flags = match mode {
             IoMode::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
             // An append must be one request, so that the primary worker can keep it in one piece; the page cache splits it.
-            IoMode::Cached if wanted.direct || wanted.append => fopen::DIRECT_IO,
+            IoMode::Cached if wanted.append => fopen::DIRECT_IO,
             IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
             IoMode::Cached => 0,
         };
@@ -130,10 +129,11 @@ impl<B: Backend> Call<'_, B> {
         let append = args.flags as i32 & libc::O_APPEND != 0 && !from_page_cache;
         let kill_privileges = args.write_flags & WRITE_KILL_SUIDGID != 0;
         let done = self.server.backend.write(&handle, args.offset, data, append, kill_privileges).await?;
-        if done.offset != args.offset && self.server.modes.is_cached(inode) {
-            // Another node appended first: the kernel put the bytes elsewhere in its pages than they are in the file.
-            debug!(inode, asked = args.offset, given = done.offset, "an append moved; dropping pages");
-            self.server.pages.invalidate_later(self.server.node(inode));
+        if append && self.server.modes.is_cached(inode) {
+            // Appends go past the page cache: pages that a reader filled meanwhile have zeroes in their place.
+            let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
+            let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
+            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
         }
         let size = u32::try_from(done.length).map_err(|_| Failure::Errno(libc::EIO))?;
         Ok(Answer::value(&WriteOut { size, padding: 0 }))
