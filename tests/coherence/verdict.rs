@@ -24,7 +24,7 @@ pub struct Findings {
 pub fn judge(mut history: History) -> Findings {
     history.spread_cuts();
     let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
-    let names = with_idle_renames(&seen_late(&history.names, |op| Names::changes(op)));
+    let names = with_idle_renames(&seen_late(&history.names, Names::changes));
     findings.object("the names", &Names { foundlings: foundlings(&names) }, &names);
     for (inode, ops) in &history.sizes {
         findings.object(
