@@ -26,11 +26,15 @@ naptime = 0.01
 entries = [["nobody", "nogroup"], ["daemon", "daemon"]]
 "#;
 
-/// The names of the known failures; what follows a `#` is the reason.
-fn known_failures() -> BTreeSet<String> {
+/// The names of the known failures, and of those among them that pass now and then (`~`). What follows a `#` is the reason.
+fn known_failures() -> (BTreeSet<String>, BTreeSet<String>) {
     let text = std::fs::read_to_string(KNOWN).expect("read the list of known failures");
-    let names = text.lines().map(|line| line.split('#').next().unwrap_or("").trim().to_string());
-    names.filter(|name| !name.is_empty()).collect()
+    let names = text.lines().map(|line| line.split('#').next().unwrap_or("").trim());
+    let (sometimes, always): (Vec<_>, Vec<_>) =
+        names.filter(|name| !name.is_empty()).partition(|name| name.starts_with('~'));
+    let sometimes: BTreeSet<String> =
+        sometimes.into_iter().map(|name| name.trim_start_matches('~').to_string()).collect();
+    (always.into_iter().map(str::to_string).chain(sometimes.iter().cloned()).collect(), sometimes)
 }
 
 /// The verdict on each test, from the lines `name verdict`.
@@ -84,13 +88,13 @@ fn pjdfstest_fails_nowhere_but_where_it_is_known_to() {
     assert!(run.status.is_some() && output.contains("Summary"), "pjdfstest did not come to its end: {run}");
     assert!(passed.len() > 200, "{} tests prove nothing: {run}", passed.len());
 
-    let known = known_failures();
+    let (known, sometimes) = known_failures();
     let new: Vec<_> = failed.difference(&known).collect();
     for name in &new {
         eprintln!("{}", details(&output, name));
     }
     assert!(new.is_empty(), "new failures: {new:#?}");
-    let healed: Vec<_> = known.difference(&failed).collect();
+    let healed: Vec<_> = known.difference(&failed).filter(|name| !sometimes.contains(*name)).collect();
     assert!(healed.is_empty(), "these pass now (or are not run): take them out of {KNOWN}: {healed:#?}");
     cluster.finish();
 }

@@ -98,7 +98,8 @@ impl FileSystem {
         let (core, deadline) = (self.core.clone(), self.core.deadline());
         let opening = tokio::spawn(async move { core.open_now(inode, flags, deadline).await });
         let handle = opening.await.map_err(crashed)??;
-        if flags.truncate && flags.write {
+        // Whoever may write may also empty a file that is opened only for reading.
+        if flags.truncate {
             self.truncate(inode, 0, false).await?;
         }
         Ok(handle)

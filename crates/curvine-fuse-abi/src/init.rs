@@ -50,8 +50,10 @@ impl Negotiated {
 }
 
 /// What is taken whenever it is offered.
+///
+/// Not ATOMIC_O_TRUNC: with it the kernel has a file emptied, and drops its pages, before it asks whether the file is being
+/// executed (ETXTBSY).
 const WANTED: u64 = ASYNC_READ
-    | ATOMIC_O_TRUNC
     | BIG_WRITES
     // An mtime or size that changed drops the cached pages: the last line of coherence.
     | AUTO_INVAL_DATA
