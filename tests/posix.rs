@@ -182,3 +182,23 @@ fn fsx(program: &Path, cluster: &Cluster, exercise: &Exercise, seed: u64) -> Run
     command.env("NO_COLOR", "1");
     Run::of(&mut command, Duration::from_secs(180))
 }
+
+#[test]
+fn an_open_with_o_trunc_empties_the_file_whatever_its_access_mode() {
+    use rustix::fs::{Mode, OFlags, open};
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let cluster = Cluster::start(Plan::default());
+    for (number, access) in [OFlags::RDONLY, OFlags::WRONLY, OFlags::RDWR].into_iter().enumerate() {
+        let name = format!("file-{number}");
+        let (here, there) = (cluster.mount(0).join(&name), cluster.mount(1).join(&name));
+        std::fs::write(&here, vec![7; 100_000]).expect("write");
+        assert_eq!(std::fs::metadata(&there).expect("stat").len(), 100_000);
+        let file = open(&there, access | OFlags::TRUNC, Mode::empty()).expect("open");
+        assert_eq!(rustix::fs::fstat(&file).expect("stat").st_size, 0, "{access:?}");
+        assert_eq!(std::fs::read(&here).expect("read"), b"", "{access:?}");
+    }
+    cluster.finish();
+}
