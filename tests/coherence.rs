@@ -33,6 +33,8 @@ struct Summary {
     unknown: usize,
     objects: usize,
     undecided: usize,
+    samples: usize,
+    excused: usize,
     violations: Vec<String>,
 }
 
@@ -43,6 +45,8 @@ impl Summary {
         self.unknown += unknown;
         self.objects += findings.objects;
         self.undecided += findings.undecided;
+        self.samples += findings.samples;
+        self.excused += findings.excused;
         self.violations.extend(findings.violations);
     }
 }
@@ -84,12 +88,14 @@ fn run(cluster: &Cluster, rng: &mut Rng, time: Duration, faults: bool) -> Summar
         }
     }
     println!(
-        "{} rounds, {} calls ({} of unknown outcome), {} objects ({} undecided), {} violations",
+        "{} rounds, {} calls ({} of unknown outcome), {} objects ({} undecided), {} samples of content ({} excused), {} violations",
         summary.rounds,
         summary.calls,
         summary.unknown,
         summary.objects,
         summary.undecided,
+        summary.samples,
+        summary.excused,
         summary.violations.len()
     );
     summary

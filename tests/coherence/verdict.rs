@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{Debug, Write};
 
-use super::history::{History, LogCall, Span};
+use super::history::{History, LogCall, SAMPLES, Span};
 use super::linear::{Model, Timed, Verdict, check};
 use super::models::{Cell, CellOp, Log, LogOp, Mode, ModeOp, NameOp, Names, Sight, Size, SizeOp};
 
@@ -18,13 +18,16 @@ pub struct Findings {
     /// Objects with too many possibilities.
     pub undecided: usize,
     pub objects: usize,
+    /// Samples of content that reads returned, and those of them that are held against nobody (see `as_on_linux`).
+    pub samples: usize,
+    pub excused: usize,
 }
 
 /// Checks everything.
 pub fn judge(mut history: History) -> Findings {
     history.spread_cuts();
     let mut findings = Findings { violations: history.complaints.clone(), ..Findings::default() };
-    let names = with_idle_renames(&seen_late(&history.names, Names::changes));
+    let names = with_idle_renames(&seen_late(&with_mere_opens(&history.names), Names::changes));
     findings.object("the names", &Names { foundlings: foundlings(&names) }, &names);
     for (inode, ops) in &history.sizes {
         findings.object(
@@ -43,7 +46,11 @@ pub fn judge(mut history: History) -> Findings {
     let mut disturbances: HashMap<u64, Vec<Span>> = HashMap::new();
     for ((inode, offset), ops) in &history.cells {
         let disturbing = disturbances.entry(*inode).or_insert_with(|| disturbances_of(*inode, &history, &names));
-        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &as_on_linux(ops, disturbing));
+        let held = as_on_linux(ops, disturbing);
+        findings.object(&format!("the content of inode {inode} at {offset}"), &Cell, &held);
+        findings.samples += ops.iter().filter(|timed| is_sample(timed)).count();
+        findings.excused +=
+            ops.iter().filter(|timed| is_sample(timed)).count() - held.iter().filter(|timed| is_sample(timed)).count();
     }
     for (log, calls) in &history.logs {
         match in_order(calls) {
@@ -84,8 +91,9 @@ fn foundlings(ops: &[Timed<NameOp>]) -> Vec<u64> {
 /// * a write is seen through its mount before its file system has it, and is not undone there by what comes in between from
 ///   another mount: it may count twice;
 /// * when the kernel asks how long the file is and whether its pages are still right, it does not take the answer in if it was
-///   told meanwhile that something has changed, or while it writes or cuts the file itself (`attr_version`,
-///   `FUSE_I_SIZE_UNSTABLE`): a read during an open or a change of the file may get what was right before.
+///   told meanwhile that something has changed, found it out by another read, or while it writes or cuts the file itself
+///   (`attr_version`, `FUSE_I_SIZE_UNSTABLE`): a read during an open, a change or another read of the file may get what was
+///   right before.
 ///
 /// All of it ends with the calls. What was seen that way becomes a step of the call, or is not held against anybody.
 fn as_on_linux(ops: &[Timed<CellOp>], disturbing: &[Span]) -> Vec<Timed<CellOp>> {
@@ -93,8 +101,10 @@ fn as_on_linux(ops: &[Timed<CellOp>], disturbing: &[Span]) -> Vec<Timed<CellOp>>
     for timed in ops {
         let is_cut = |other: &&Timed<CellOp>| other.op == CellOp::Cut;
         let rivals = || ops.iter().filter(|other| other.mount != timed.mount && overlap(timed, other));
-        // A write elsewhere tells this kernel nothing.
-        let reaches = |span: &Span| span.who != timed.who && (span.mount == timed.mount || span.call != "write");
+        // A read or write elsewhere tells this kernel nothing.
+        let reaches = |span: &Span| {
+            span.who != timed.who && (span.mount == timed.mount || !["read", "write"].contains(&span.call))
+        };
         let is_held_up = || disturbing.iter().any(|span| reaches(span) && span.overlaps(timed));
         match timed.op {
             CellOp::See(_) if is_held_up() => continue,
@@ -111,7 +121,11 @@ fn as_on_linux(ops: &[Timed<CellOp>], disturbing: &[Span]) -> Vec<Timed<CellOp>>
     all
 }
 
-/// The opens and changes of a file: each may void what the kernel is being told of it.
+fn is_sample(timed: &Timed<CellOp>) -> bool {
+    matches!(timed.op, CellOp::See(_))
+}
+
+/// The opens and changes of a file, and its reads from the start: each may void what the kernel is being told of it.
 fn disturbances_of(inode: u64, history: &History, names: &[Timed<NameOp>]) -> Vec<Span> {
     let sizes = history.sizes.get(&inode).into_iter().flatten();
     let modes = history.modes.get(&inode).into_iter().flatten();
@@ -119,11 +133,13 @@ fn disturbances_of(inode: u64, history: &History, names: &[Timed<NameOp>]) -> Ve
     let modes = modes.filter(|timed| matches!(timed.op, ModeOp::Set(_))).map(Span::from);
     let of_names = names.iter().filter(|timed| match timed.op {
         NameOp::Create { inode: made, .. } => made.is_none_or(|made| made == inode),
-        NameOp::See { sight, .. } => sight == Sight::File(inode) && timed.call == "open",
+        NameOp::See { sight, .. } => sight == Sight::File(inode) && ["open", "create"].contains(&timed.call),
         NameOp::Mkdir { .. } | NameOp::Rmdir { .. } | NameOp::OneAbsent { .. } => false,
         NameOp::Unlink { .. } | NameOp::Rename { .. } | NameOp::Exchange { .. } | NameOp::PerhapsMove { .. } => true,
     });
-    changes.chain(modes).chain(of_names.map(Span::from)).collect()
+    let start = history.cells.get(&(inode, SAMPLES[0])).into_iter().flatten();
+    let reads = start.filter(|timed| is_sample(timed)).map(Span::from);
+    changes.chain(modes).chain(of_names.map(Span::from)).chain(reads).collect()
 }
 
 /// `rename` looks both names up before it is sent, and does nothing if they are of one file then. While others move that file
@@ -149,6 +165,26 @@ fn with_idle_renames(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
 
 fn overlap<One, Other>(one: &Timed<One>, other: &Timed<Other>) -> bool {
     Span::from(one).overlaps(other)
+}
+
+/// `open(O_CREAT)` of a file that somebody knew before is an open, which changes no name.
+fn with_mere_opens(ops: &[Timed<NameOp>]) -> Vec<Timed<NameOp>> {
+    let mut known_since: HashMap<u64, u64> = HashMap::new();
+    for timed in ops {
+        if let NameOp::Create { inode: Some(inode), .. } | NameOp::See { sight: Sight::File(inode), .. } = timed.op
+            && let Some(returned) = timed.returned
+        {
+            let since = known_since.entry(inode).or_insert(returned);
+            *since = returned.min(*since);
+        }
+    }
+    let mere = |timed: &Timed<NameOp>| match timed.op {
+        NameOp::Create { name, inode: Some(inode), exclusive: false } if known_since[&inode] < timed.invoked => {
+            Timed { op: NameOp::See { name, sight: Sight::File(inode) }, ..timed.clone() }
+        }
+        _ => timed.clone(),
+    };
+    ops.iter().map(mere).collect()
 }
 
 /// A mount keeps what it knows while a change goes on that it has sent itself, and learns of it from the reply. Others may see
