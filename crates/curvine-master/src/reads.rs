@@ -66,9 +66,9 @@ impl Leader {
         let mut leases: Vec<_> = dir_lease.into_iter().collect();
         let mut listed = Vec::with_capacity(entries.len());
         for entry in entries {
-            let child = entry.attr.as_ref().map_or(0, |attr| attr.inode);
-            // A name that went away meanwhile: the directory's lease was recalled, too.
-            let Ok((attr, lease)) = self.leased_attr(session, child) else { continue };
+            let Some(seen) = entry.attr else { continue };
+            // An inode that is gone meanwhile is listed as it was: its name may be another one's by now, and must not be missing.
+            let (attr, lease) = self.leased_attr(session, seen.inode).unwrap_or((seen, None));
             listed.push((DirEntry { attr: None, ..entry }, attr, lease));
         }
         let fresh = |(entry, attr, lease): (DirEntry, _, _)| async move {
