@@ -289,12 +289,14 @@ impl Leader {
             if opens {
                 self.coherence.open(session, made.inode, true, deadline).await?;
             }
-            let (attr, lease) = self.leased_attr(session, made.inode)?;
-            let grant = self.replica.state().read().0.grant(made.inode);
-            reply.mode = crate::grants::data_mode(session, &attr, grant.as_ref()) as i32;
-            reply.leases.extend(lease);
-            if let Some(outcome) = &mut reply.outcome {
-                outcome.attr = Some(attr);
+            // Somebody may have removed it already. It was made all the same: an error would have it made again.
+            if let Ok((attr, lease)) = self.leased_attr(session, made.inode) {
+                let grant = self.replica.state().read().0.grant(made.inode);
+                reply.mode = crate::grants::data_mode(session, &attr, grant.as_ref()) as i32;
+                reply.leases.extend(lease);
+                if let Some(outcome) = &mut reply.outcome {
+                    outcome.attr = Some(attr);
+                }
             }
         }
         drop(change);
