@@ -1,9 +1,11 @@
 //! One content in memory: its state, and the locks that order what happens to it.
 //!
 //! Locks: `sync` (one fsync, seal or reopening at a time) before `state`; no other content's lock is waited for under either.
-//! What always holds under `state`: a live content's local file has `attr.size` bytes; a deleted content is in no table any
+//! What always holds under `state`: a live content's local file has `attr.size` bytes (one that is exposed for writing: when
+//! `BlockStore::write_state` gave the lock); a deleted content is in no table any
 //! more and its file has no name.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use curvine_types::{Error, ErrorKind, Result};
@@ -12,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::chunks::ChunkMap;
 use crate::eviction::Evictable;
 use crate::index::Position;
-use crate::types::{ContentKey, ContentKind, LiveAttr, Timestamp};
+use crate::types::{ContentKey, ContentKind, Exposure, LiveAttr, Timestamp};
 
 /// Accesses that are remembered for eviction.
 const HEAT_MAX: u8 = 3;
@@ -49,6 +51,14 @@ pub(crate) struct State {
     pub logged: Position,
     /// Allocated bytes that its tier is charged with.
     pub charged: u64,
+    /// What of the file's descriptor was given away.
+    pub exposure: Exposure,
+    /// Sessions that were given it to write through.
+    pub writers: BTreeSet<u64>,
+    /// Live, and was sealed before.
+    pub rewritten: bool,
+    /// The master is about to do away with it: no descriptor is given any more.
+    pub leaving: bool,
 }
 
 impl Content {
@@ -90,6 +100,10 @@ impl State {
             name_unsynced: true,
             logged: Position::default(),
             charged: 0,
+            exposure: Exposure::None,
+            writers: BTreeSet::new(),
+            rewritten: false,
+            leaving: false,
         }
     }
 

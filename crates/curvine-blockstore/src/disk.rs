@@ -62,6 +62,19 @@ impl Disk {
         file.write_all_at(data, offset)
     }
 
+    /// Writes at the end of the file, in one piece, wherever that is by then; returns where.
+    pub fn append(&self, path: &Path, data: &[u8]) -> io::Result<u64> {
+        self.before(DiskOp::Write, path)?;
+        let mut file = File::options().append(true).open(path)?;
+        let written = io::Write::write(&mut file, data)?;
+        let end = io::Seek::stream_position(&mut file)?;
+        if written < data.len() {
+            // The rest would not be where the first part is.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(end - written as u64)
+    }
+
     pub fn read(&self, file: &File, path: &Path, data: &mut [u8], offset: u64) -> io::Result<()> {
         self.before(DiskOp::Read, path)?;
         file.read_exact_at(data, offset)

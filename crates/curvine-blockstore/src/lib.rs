@@ -6,6 +6,7 @@
 //! * What was acknowledged survives the death of the process; what was synced or sealed survives the death of the machine.
 //! * Data that is not known to be right is an error or absent, never zeroes.
 //! * Only clean copies of what exists elsewhere are evicted.
+//! * A file whose descriptor was given away is never punched or cut by the store, only unlinked, and stays charged while it is used.
 //! * Memory, descriptors and disk space have limits.
 //!
 //! The store is synchronous and may be called by many threads at once; no lock that other contents need is held
@@ -15,9 +16,12 @@ mod chunks;
 mod content;
 mod disk;
 mod eviction;
+mod expose;
 mod files;
 mod fill;
 mod index;
+mod lease;
+mod orphans;
 mod place;
 mod read;
 mod record;
@@ -28,6 +32,8 @@ mod tier;
 mod types;
 mod write;
 
+#[cfg(test)]
+mod expose_test;
 #[cfg(test)]
 mod fill_test;
 #[cfg(test)]

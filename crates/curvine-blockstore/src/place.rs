@@ -57,6 +57,7 @@ impl BlockStore {
         if epoch < state.epoch {
             return Err(mismatch(key, "the write grant was fenced", state.epoch, epoch));
         }
+        state.leaving = false;
         if state.kind == ContentKind::Live && !state.frozen && state.version == version && state.epoch == epoch {
             return Ok(());
         }
@@ -65,6 +66,7 @@ impl BlockStore {
         if state.kind == ContentKind::Sealed {
             records.push(Record::new(key, Body::Synced(Synced { size: state.attr.size })));
             state.synced_size = state.attr.size;
+            state.rewritten = true;
             // From now on the local file's time counts.
             let file = self.file(&content)?;
             let path = tier.path_of(key);

@@ -24,7 +24,7 @@ impl BlockStore {
         let content = self.find(key)?;
         content.touch();
         for _ in 0..2 {
-            let state = content.state.read();
+            let state = self.read_state(&content)?;
             state.check_read(key, version)?;
             let (start, end) = widen(offset, len, state.attr.size);
             let suspects = suspects_in(&state, start, end);
@@ -127,7 +127,7 @@ impl BlockStore {
     /// Size, mtime and blocks.
     pub fn stat(&self, key: ContentKey, version: u64) -> Result<LiveAttr> {
         let content = self.find(key)?;
-        let state = content.state.read();
+        let state = self.read_state(&content)?;
         state.check_read(key, version)?;
         Ok(state.attr)
     }
@@ -145,7 +145,7 @@ impl BlockStore {
     /// What of a content is here.
     pub fn map(&self, key: ContentKey, version: u64) -> Result<ContentMap> {
         let content = self.find(key)?;
-        let state = content.state.read();
+        let state = self.read_state(&content)?;
         if state.kind != ContentKind::Lost {
             state.check_read(key, version)?;
         }
@@ -228,7 +228,7 @@ impl BlockStore {
     }
 
     /// Compares chunks with their checksums; see `verify`.
-    fn verify_chunks(&self, content: &Content, numbers: &[u64]) -> Result<()> {
+    pub(crate) fn verify_chunks(&self, content: &Content, numbers: &[u64]) -> Result<()> {
         let tier = &self.tiers[content.tier];
         let path = tier.path_of(content.key);
         let mut data = vec![0; PIECE_SIZE as usize];
@@ -292,7 +292,7 @@ impl BlockStore {
 
     fn seek(&self, key: ContentKey, version: u64, offset: u64, hole: bool) -> Result<u64> {
         let content = self.find(key)?;
-        let state = content.state.read();
+        let state = self.read_state(&content)?;
         state.check_read(key, version)?;
         let size = state.attr.size;
         let beyond = || Error::new(ErrorKind::NoDevice, "no such data or hole up to the end").with("offset", offset);
@@ -327,7 +327,7 @@ fn chunk_numbers(start: u64, end: u64) -> std::ops::RangeInclusive<u64> {
     chunk_of(start)..=chunk_of(end.max(1) - 1)
 }
 
-fn suspects_in(state: &State, start: u64, end: u64) -> Vec<u64> {
+pub(crate) fn suspects_in(state: &State, start: u64, end: u64) -> Vec<u64> {
     if state.kind == ContentKind::Live || start >= end {
         return Vec::new();
     }

@@ -3,13 +3,13 @@
 //! A record is `length u32, CRC-32C u32, protobuf`, little endian; the checksum covers length and body.
 //! Replaying a log twice, or a compacted one, gives the same state.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use prost::Message;
 
 use crate::chunks::{Chunk, ChunkMap};
 use crate::disk::crc32c;
-use crate::types::{ContentKey, ContentKind, Timestamp};
+use crate::types::{ContentKey, ContentKind, Exposure, Timestamp};
 
 /// Bytes before the body of a record.
 pub(crate) const FRAME_LEN: usize = 8;
@@ -25,7 +25,7 @@ pub(crate) struct Record {
     pub inode: u64,
     #[prost(uint64, tag = "2")]
     pub generation: u64,
-    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20")]
+    #[prost(oneof = "Body", tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 60")]
     pub body: Option<Body>,
 }
 
@@ -62,6 +62,9 @@ pub(crate) enum Body {
     /// An application set the time of a live content.
     #[prost(message, tag = "20")]
     Stamped(Stamped),
+    /// A descriptor of the file is about to leave, or the file was replaced by one that nobody has.
+    #[prost(message, tag = "60")]
+    Exposed(Exposed),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -140,6 +143,19 @@ pub(crate) struct Stamped {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(crate) struct Exposed {
+    /// As `Exposure`. Of several records the highest counts since the last 0.
+    #[prost(uint32, tag = "1")]
+    pub level: u32,
+    /// Of the client that writes.
+    #[prost(uint64, tag = "2")]
+    pub session: u64,
+    /// The content was sealed once (compaction only; else it follows from the records).
+    #[prost(bool, tag = "3")]
+    pub rewritten: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct Nothing {}
 
 impl Record {
@@ -187,6 +203,11 @@ pub(crate) struct Known {
     /// Of a sealed content, as last seen.
     pub blocks: u64,
     pub chunks: ChunkMap,
+    pub exposure: Exposure,
+    /// Sessions that were given a descriptor to write through.
+    pub writers: BTreeSet<u64>,
+    /// A live content that was sealed before.
+    pub rewritten: bool,
 }
 
 impl Known {
@@ -203,6 +224,9 @@ impl Known {
             synced: None,
             blocks: 0,
             chunks: ChunkMap::default(),
+            exposure: Exposure::None,
+            writers: BTreeSet::new(),
+            rewritten: false,
         }
     }
 
@@ -235,7 +259,7 @@ impl Known {
                 push(Body::Live(Live { version: self.version, epoch: self.epoch }));
             }
             ContentKind::Live | ContentKind::Lost => {}
-            ContentKind::Cached => pieces_bodies(&self.chunks).into_iter().for_each(push),
+            ContentKind::Cached => pieces_bodies(&self.chunks).into_iter().for_each(&mut push),
             ContentKind::Sealed => {
                 pieces_bodies(&self.chunks).into_iter().for_each(&mut push);
                 push(Body::Sealed(Sealed {
@@ -247,6 +271,13 @@ impl Known {
                     blocks: self.blocks,
                 }));
             }
+        }
+        let Known { rewritten, exposure, .. } = *self;
+        if rewritten || exposure != Exposure::None {
+            push(Body::Exposed(Exposed { level: exposure as u32, session: 0, rewritten }));
+        }
+        for session in &self.writers {
+            push(Body::Exposed(Exposed { level: exposure as u32, session: *session, rewritten }));
         }
         records
     }
@@ -318,11 +349,13 @@ impl Replay {
             | Body::Pieces(_)
             | Body::Sealed(_)
             | Body::Absent(_)
+            | Body::Exposed(_)
             | Body::Stamped(_) => {}
         }
         let Some(known) = self.contents.get_mut(&key) else { return };
         match body {
             Body::Live(live) => {
+                known.rewritten |= known.kind == ContentKind::Sealed;
                 known.kind = ContentKind::Live;
                 known.version = live.version;
                 known.epoch = live.epoch;
@@ -344,6 +377,19 @@ impl Replay {
                 known.placed = None;
                 known.synced = Some(sealed.size);
                 known.blocks = sealed.blocks;
+                known.exposure = known.exposure.min(Exposure::Read);
+                known.writers.clear();
+            }
+            Body::Exposed(exposed) => {
+                known.rewritten |= exposed.rewritten;
+                if exposed.level == 0 {
+                    known.exposure = Exposure::None;
+                    known.writers.clear();
+                } else {
+                    known.placed = None;
+                    known.exposure = known.exposure.max(Exposure::of(exposed.level));
+                    known.writers.extend(Some(exposed.session).filter(|session| *session != 0));
+                }
             }
             Body::Absent(absent) => {
                 for number in absent.first_chunk..absent.first_chunk.saturating_add(absent.count.min(1 << 24)) {

@@ -133,6 +133,16 @@ impl BlockStore {
         state.synced_size = known.synced.unwrap_or(0);
         state.chunks = known.chunks.clone();
         state.name_unsynced = ending != Ending::Closed;
+        state.rewritten = known.rewritten;
+        // Descriptors end with the boot of the machine. What a damaged index says of them may be too little.
+        if ending != Ending::UncleanBoot {
+            state.exposure = match known.kind {
+                ContentKind::Live if damaged => Exposure::Write,
+                _ if damaged => Exposure::Read,
+                _ => known.exposure,
+            };
+            state.writers = known.writers.clone();
+        }
         if ending == Ending::UncleanBoot || damaged {
             state.chunks.suspect_all();
         }

@@ -23,7 +23,7 @@ impl BlockStore {
         let content = self.find(key)?;
         let _sync = content.sync.lock();
         let size = {
-            let state = content.state.read();
+            let state = self.write_state(&content)?;
             state.check_read(key, state.version)?;
             if state.kind != ContentKind::Live {
                 return Ok(());
@@ -52,10 +52,16 @@ impl BlockStore {
     /// No more writes until `open_for_write`; everything durable, the checksum of every piece known.
     /// Sealing what is sealed is a no-op.
     pub fn seal(&self, key: ContentKey, version: u64, epoch: u64) -> Result<LiveAttr> {
+        self.seal_without(key, version, epoch, None)
+    }
+
+    /// As `seal`. While somebody writes past the store it is `Busy`, with the `session` that was given the descriptor; once that
+    /// is over, name it as `revoked`: it keeps what it has, and the content goes on in a copy.
+    pub fn seal_without(&self, key: ContentKey, version: u64, epoch: u64, revoked: Option<u64>) -> Result<LiveAttr> {
         let content = self.find(key)?;
         let _sync = content.sync.lock();
         let (attr, known) = {
-            let mut state = content.state.write();
+            let mut state = self.write_state(&content)?;
             state.check_read(key, version)?;
             if epoch < state.epoch || state.kind == ContentKind::Cached {
                 return Err(mismatch(key, "the write grant is of another epoch", state.epoch, epoch));
@@ -63,7 +69,9 @@ impl BlockStore {
             if state.kind == ContentKind::Sealed {
                 return Ok(state.attr);
             }
+            self.end_exposed_writes(&content, &mut state, revoked)?;
             state.frozen = true;
+            state.leaving = false;
             (state.attr, state.chunks.clone())
         };
         let sealed = self.seal_frozen(&content, version, epoch, attr, known);
@@ -135,6 +143,8 @@ impl BlockStore {
         state.epoch = epoch;
         state.placed = None;
         state.synced_size = attr.size;
+        state.exposure = state.exposure.min(Exposure::Read);
+        state.writers.clear();
         Ok(attr)
     }
 

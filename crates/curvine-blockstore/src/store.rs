@@ -35,6 +35,7 @@ pub struct BlockStore {
     pub(crate) foreign: Vec<PathBuf>,
     pub(crate) checksum_errors: AtomicU64,
     pub(crate) evictions: AtomicU64,
+    pub(crate) exposures: AtomicU64,
     /// Shards of tiers whose files are still to be compared with the index after an unclean boot.
     pub(crate) sweep: Mutex<Vec<(usize, u64)>>,
 }
@@ -47,6 +48,10 @@ pub struct Gauges {
     pub index_bytes: u64,
     pub checksum_errors: u64,
     pub evictions: u64,
+    /// Bytes of files that were deleted while somebody had them open.
+    pub orphaned_bytes: u64,
+    /// Descriptors given away.
+    pub exposures: u64,
 }
 
 impl BlockStore {
@@ -61,6 +66,7 @@ impl BlockStore {
             foreign: Vec::new(),
             checksum_errors: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
+            exposures: AtomicU64::new(0),
             sweep: Mutex::default(),
         }
     }
@@ -113,6 +119,8 @@ impl BlockStore {
             index_bytes: self.tiers.iter().map(Tier::index_len).sum(),
             checksum_errors: self.checksum_errors.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
+            orphaned_bytes: self.tiers.iter().map(Tier::orphaned).sum(),
+            exposures: self.exposures.load(Ordering::Relaxed),
         }
     }
 
@@ -143,6 +151,7 @@ impl BlockStore {
                 }
             }
             if tier.check().is_ok() {
+                tier.reap_orphans();
                 if let Err(error) = tier.compact(self.options.compact_after) {
                     tracing::warn!(dir = %tier.config.dir.display(), %error, "compaction failed, the old index stays");
                 }
@@ -242,7 +251,12 @@ impl BlockStore {
         let tier = &self.tiers[content.tier];
         let path = tier.path_of(content.key);
         // The file first: a record without a file is harmless, a file without a record is lost space.
-        self.disk.unlink(&path).map_err(|error| tier.fault(error, "cannot delete the file of a content", &path))?;
+        if state.exposure != Exposure::None && self.is_used(content)? {
+            // Whoever has it open goes on with it, and it goes on taking space.
+            tier.orphan(&path)?;
+        } else {
+            self.disk.unlink(&path).map_err(|error| tier.fault(error, "cannot delete the file of a content", &path))?;
+        }
         state.deleted = true;
         content.gone.store(true, Ordering::SeqCst);
         tier.charge(state, 0);
@@ -292,6 +306,11 @@ impl BlockStore {
                 continue;
             };
             if state.kind != ContentKind::Cached || state.deleted {
+                continue;
+            }
+            if state.exposure != Exposure::None && self.is_used(&victim).unwrap_or(true) {
+                // Evicting it would free nothing.
+                spared.push(victim.clone());
                 continue;
             }
             let freed = state.charged;

@@ -3,6 +3,7 @@
 //! What always holds: `<dir>/<cluster uuid>/` is held by one process (a lock on `identity`); `used` is what the store has
 //! allocated in it; a directory whose disk failed serves nothing until a probe has succeeded.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,11 +36,13 @@ pub(crate) struct Tier {
     root: PathBuf,
     opened: OnceLock<Opened>,
     failure: Mutex<Option<Failure>>,
-    used: AtomicU64,
+    pub(crate) used: AtomicU64,
     pending: AtomicU64,
     /// The part of `used` that clean copies take.
     evictable: AtomicU64,
     pub files: AtomicUsize,
+    /// Files without a content that somebody still has open, and what they take.
+    pub orphans: Mutex<HashMap<PathBuf, u64>>,
     space: Mutex<Space>,
     pub candidates: Mutex<S3Fifo<Arc<Content>>>,
 }
@@ -88,6 +91,7 @@ impl Tier {
             files: AtomicUsize::new(0),
             space: Mutex::new(Space { free: 0, total: 0, looked: None, used_then: 0 }),
             candidates: Mutex::default(),
+            orphans: Mutex::default(),
         }
     }
 
@@ -133,11 +137,13 @@ impl Tier {
             let shard = dir.join("data").join(format!("{shard:02x}"));
             std::fs::create_dir_all(&shard).map_err(failed)?;
         }
+        std::fs::create_dir_all(self.orphan_dir()).map_err(failed)?;
         for dir in [self.config.dir.as_path(), dir, &dir.join("data")] {
             self.disk.sync_dir(dir).map_err(failed)?;
         }
         let (index, replay, damage) = IndexLog::open(self.disk.clone(), dir.join("index"), identity)?;
         let damage = if damage == Damage::Missing && fresh { Damage::None } else { damage };
+        self.find_orphans().map_err(failed)?;
         // A second opening cannot happen: the lock above is held for as long as this lives.
         let _ = self.opened.set(Opened { index, _lock: lock });
         Ok((replay, damage))
@@ -322,7 +328,7 @@ impl Tier {
 }
 
 /// A counter of bytes changes by the difference.
-fn adjust(counter: &AtomicU64, before: u64, after: u64) {
+pub(crate) fn adjust(counter: &AtomicU64, before: u64, after: u64) {
     if after >= before {
         counter.fetch_add(after - before, Ordering::Relaxed);
     } else {

@@ -171,6 +171,70 @@ pub enum ContentKind {
     Lost,
 }
 
+/// Who may have the local file of a content open besides the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Exposure {
+    #[default]
+    None = 0,
+    /// Readers, and those who only map it.
+    Read = 1,
+    /// Writers too: size, time and checksums are those of the file, not those that were last known.
+    Write = 2,
+}
+
+impl Exposure {
+    /// From its number in the index.
+    pub(crate) fn of(level: u32) -> Self {
+        match level {
+            0 => Exposure::None,
+            1 => Exposure::Read,
+            _ => Exposure::Write,
+        }
+    }
+}
+
+/// What a descriptor is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    /// Under this write grant. `join`: the file is already exposed to this client for reading, so that it takes part in
+    /// whatever becomes of it; otherwise only content that was never sealed is written so.
+    Write {
+        epoch: u64,
+        session: u64,
+        join: bool,
+    },
+}
+
+/// A content's file for somebody else.
+#[derive(Debug)]
+pub struct Exposed {
+    /// Open for reading only: whoever may open it by itself for writing is up to the kernel.
+    pub file: std::fs::File,
+    pub attr: LiveAttr,
+    pub kind: ContentKind,
+}
+
+/// Why a descriptor is not given. The numbers are those of `ExposeReply.refusal`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Refusal {
+    /// Some of the content is not in the file.
+    Incomplete = 1,
+    /// It must be compared with its checksums first, which takes too long.
+    Unverified = 2,
+    /// Only new content is written past the store, which then knows no checksums.
+    NotNew = 3,
+    /// The write grant is of another epoch.
+    Fenced = 4,
+    /// Too little space is left to let a writer go on alone.
+    NoRoom = 5,
+    /// It is being sealed or deleted.
+    Leaving = 6,
+    /// The local file system has no leases, so that nobody could tell when the descriptor is let go.
+    FileSystem = 7,
+}
+
 /// How much of a content is here, and where.
 #[derive(Clone, Debug)]
 pub struct ContentMap {

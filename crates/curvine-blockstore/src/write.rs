@@ -32,8 +32,9 @@ impl BlockStore {
     ) -> Result<Written> {
         check_crcs(key, data, crcs)?;
         let content = self.find(key)?;
-        let mut state = content.state.write();
+        let mut state = self.write_state(&content)?;
         state.check_write(key, version, epoch)?;
+        let exposed = state.exposure == Exposure::Write;
         let offset = match at {
             WriteAt::At(offset) => offset,
             WriteAt::Append => state.attr.size,
@@ -51,16 +52,17 @@ impl BlockStore {
         let start_of_change = if offset > old_size { old_size } else { offset };
         state.chunks.forget(start_of_change, start_of_change + 1);
         state.chunks.forget(offset, end);
-        if let Err(error) = self.disk.write(DiskOp::Write, &file, &path, data, offset) {
-            // Some of it may be there. What was promised about the size must hold again before anybody looks.
-            if end > old_size && file.set_len(old_size).is_err() {
-                tier.fail("cannot undo a write that failed");
-            }
-            let _ = self.settle(tier, &file, &path, &mut state);
-            return Err(tier.fault(error, "cannot write", &path));
-        }
+        // Only the kernel knows the end of a file that others write as well.
+        let written = match at {
+            WriteAt::Append if exposed => self.disk.append(&path, data),
+            _ => self.disk.write(DiskOp::Write, &file, &path, data, offset).map(|()| offset),
+        };
+        let offset = match written {
+            Ok(offset) => offset,
+            Err(error) => return Err(self.undo_write(tier, &file, &path, &mut state, end > old_size, error)),
+        };
         self.settle(tier, &file, &path, &mut state)?;
-        if offset % PIECE_SIZE == 0 {
+        if offset % PIECE_SIZE == 0 && !exposed {
             for (piece, crc) in (offset..end).step_by(PIECE_SIZE as usize).zip(crcs) {
                 if piece + PIECE_SIZE <= end || end == state.attr.size {
                     state.chunks.set_crc(piece, *crc);
@@ -70,11 +72,30 @@ impl BlockStore {
         Ok(Written { offset, attr: state.attr })
     }
 
+    /// Some of a write that failed may be there. What was promised about the size must hold again before anybody looks.
+    fn undo_write(
+        &self,
+        tier: &Tier,
+        file: &File,
+        path: &Path,
+        state: &mut State,
+        grew: bool,
+        error: io::Error,
+    ) -> Error {
+        // What others wrote behind our back must not be cut off.
+        let undo = grew && state.exposure != Exposure::Write;
+        if undo && file.set_len(state.attr.size).is_err() {
+            tier.fail("cannot undo a write that failed");
+        }
+        let _ = self.settle(tier, file, path, state);
+        tier.fault(error, "cannot write", path)
+    }
+
     /// Sets the size; new bytes are zero.
     pub fn truncate(&self, key: ContentKey, version: u64, epoch: u64, size: u64) -> Result<LiveAttr> {
         end_of(size, 0)?;
         let content = self.find(key)?;
-        let mut state = content.state.write();
+        let mut state = self.write_state(&content)?;
         state.check_write(key, version, epoch)?;
         let tier = &self.tiers[content.tier];
         let path = tier.path_of(key);
@@ -89,7 +110,7 @@ impl BlockStore {
     /// Sets the time of a live content, as utimes(2) does; later writes raise it again.
     pub fn set_mtime(&self, key: ContentKey, version: u64, mtime: Timestamp) -> Result<LiveAttr> {
         let content = self.find(key)?;
-        let mut state = content.state.write();
+        let mut state = self.write_state(&content)?;
         state.check_write(key, version, state.epoch)?;
         let tier = &self.tiers[content.tier];
         let path = tier.path_of(key);
@@ -120,7 +141,7 @@ impl BlockStore {
         }
         let end = end_of(offset, len)?;
         let content = self.find(key)?;
-        let mut state = content.state.write();
+        let mut state = self.write_state(&content)?;
         state.check_write(key, version, epoch)?;
         let tier = &self.tiers[content.tier];
         let path = tier.path_of(key);
@@ -158,7 +179,7 @@ impl BlockStore {
     }
 
     /// Takes size, blocks and mtime of the changed file over, and sees to it that the mtime has risen.
-    fn settle(&self, tier: &Tier, file: &File, path: &Path, state: &mut State) -> Result<()> {
+    pub(crate) fn settle(&self, tier: &Tier, file: &File, path: &Path, state: &mut State) -> Result<()> {
         let failed = |error| tier.fault(error, "cannot ask for the size of a content", path);
         let mut found = disk::attr_of(file).map_err(failed)?;
         if found.mtime <= state.attr.mtime {

@@ -11,8 +11,8 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
     Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout, Lease, LiveAttr,
-    LiveAttrReply, Method, MutateReply, OpenContentRequest, PlaceBlocks, PlaceRequest, SealRequest, SetAttr, SetLive,
-    SetMtimeRequest, StatRequest, Time, TruncateRequest,
+    LiveAttrReply, Method, MutateReply, OpenContentRequest, PlaceBlocks, PlaceRequest, ProbeReply, ProbeRequest,
+    SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest, Time, TruncateRequest,
 };
 use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
@@ -129,11 +129,17 @@ impl Leader {
     ) -> Result<()> {
         self.ensure_writer(session, inode, deadline).await?;
         let _lock = self.content_locks.lock(inode, deadline).await?;
-        self.make_live(inode, preferred, deadline).await.map(|_| ())
+        self.make_live(inode, preferred, 0, deadline).await.map(|_| ())
     }
 
-    /// Under the inode's lock. Returns the primary and the epoch that it accepts.
-    async fn make_live(&self, inode: InodeId, preferred: WorkerId, deadline: Instant) -> Result<(Primary, GrantEpoch)> {
+    /// Under the inode's lock. Returns the primary and the epoch that it accepts. `revoked`: a session that is over, or 0.
+    async fn make_live(
+        &self,
+        inode: InodeId,
+        preferred: WorkerId,
+        revoked: SessionId,
+        deadline: Instant,
+    ) -> Result<(Primary, GrantEpoch)> {
         let mut placed_before: Option<(WorkerId, ContentId)> = None;
         let mut was_sealed = false;
         for _ in 0..ATTEMPTS {
@@ -151,7 +157,7 @@ impl Leader {
                         was_sealed = true;
                         continue;
                     }
-                    let request = OpenContentRequest { content: Some(primary.content), epoch };
+                    let request = OpenContentRequest { content: Some(primary.content), epoch, revoked };
                     let opened: Result<Empty> =
                         self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
                     match opened {
@@ -225,7 +231,14 @@ impl Leader {
                 Error::new(ErrorKind::ReadOnly, "the under file system is mounted read-only").with("inode", inode)
             );
         }
-        if size == 0 || (inline && size <= INLINE_MAX as u64) {
+        // Who has the local file open by itself sees what is done to that file, not that there is another one.
+        let in_place = match &layout.kind {
+            Some(Kind::Blocks(blocks)) if size == 0 => {
+                self.is_used_locally(&primary(inode, layout.generation, blocks)?, deadline).await?
+            }
+            _ => false,
+        };
+        if (size == 0 && !in_place) || (inline && size <= INLINE_MAX as u64) {
             let live = match &layout.kind {
                 Some(Kind::Blocks(blocks)) => {
                     Some(primary(inode, layout.generation, blocks)?).filter(|primary| primary.live)
@@ -242,7 +255,7 @@ impl Leader {
             }
             return Ok(attr.unwrap_or_default());
         }
-        let (primary, epoch) = self.make_live(inode, preferred, deadline).await?;
+        let (primary, epoch) = self.make_live(inode, preferred, 0, deadline).await?;
         let request = TruncateRequest { content: Some(primary.content), epoch, size };
         let reply: LiveAttrReply =
             self.workers.call(primary.worker, Method::Truncate, &request, Bytes::new(), deadline).await?;
@@ -255,9 +268,27 @@ impl Leader {
         Ok(with_live(attr, reply.attr))
     }
 
+    /// Whether processes of the worker's machine have the content's file open. If not, none will before the content is dropped.
+    async fn is_used_locally(&self, primary: &Primary, deadline: Instant) -> Result<bool> {
+        if !self.workers.is_live(primary.worker) {
+            // What it exposed is a snapshot by now.
+            return Ok(false);
+        }
+        let request = ProbeRequest { content: Some(primary.content) };
+        let probed: Result<ProbeReply> =
+            self.workers.call(primary.worker, Method::Probe, &request, Bytes::new(), deadline).await;
+        match probed {
+            Ok(reply) => Ok(reply.in_use),
+            // A worker of an older version gives no descriptors.
+            Err(error) if error.kind() == ErrorKind::NotSupported => Ok(false),
+            Err(_) if !self.workers.is_live(primary.worker) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The worker refuses writes with the epoch that the writers have. An unreachable one stops by itself when its lease has run out.
     async fn fence_content(&self, primary: &Primary, epoch: GrantEpoch, deadline: Instant) -> Result<()> {
-        let request = OpenContentRequest { content: Some(primary.content), epoch: epoch + 1 };
+        let request = OpenContentRequest { content: Some(primary.content), epoch: epoch + 1, revoked: 0 };
         let fenced: Result<Empty> =
             self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
         match fenced {
@@ -299,12 +330,12 @@ impl Leader {
     }
 
     /// Fences a writer whose session is over from files that others still write.
-    pub(crate) async fn fence_writers(&self, inode: InodeId, deadline: Instant) -> Result<()> {
+    pub(crate) async fn fence_writers(&self, inode: InodeId, over: SessionId, deadline: Instant) -> Result<()> {
         let _lock = self.content_locks.lock(inode, deadline).await?;
         let Some(primary) = self.primary_of(inode)? else { return Ok(()) };
         if primary.live {
             self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
-            self.make_live(inode, primary.worker, deadline).await?;
+            self.make_live(inode, primary.worker, over, deadline).await?;
         }
         Ok(())
     }
@@ -323,9 +354,7 @@ impl Leader {
         if !primary.live || grant.is_some_and(|grant| !grant.writers.is_empty()) {
             return Ok(false);
         }
-        let request = SealRequest { content: Some(primary.content), epoch };
-        let reply: LiveAttrReply =
-            self.workers.call(primary.worker, Method::Seal, &request, Bytes::new(), deadline).await?;
+        let reply = self.seal_content(&primary, epoch, deadline).await?;
         let live = reply.attr.unwrap_or_default();
         let body = CommitSize {
             inode,
@@ -342,6 +371,23 @@ impl Leader {
             // Somebody opened or truncated it meanwhile; its close will come back here.
             Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::Stale) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+impl Leader {
+    /// Has the worker seal. What a session that is over still writes by itself is not waited for.
+    async fn seal_content(&self, primary: &Primary, epoch: GrantEpoch, deadline: Instant) -> Result<LiveAttrReply> {
+        let mut revoked = 0;
+        loop {
+            let request = SealRequest { content: Some(primary.content), epoch, revoked };
+            let sealed = self.workers.call(primary.worker, Method::Seal, &request, Bytes::new(), deadline).await;
+            let Err(error) = sealed else { return sealed };
+            let writer: Option<SessionId> = error.get("session").and_then(|session| session.parse().ok());
+            match writer {
+                Some(writer) if writer != revoked && self.sessions.check(writer).is_err() => revoked = writer,
+                _ => return Err(error),
+            }
         }
     }
 }

@@ -156,7 +156,7 @@ impl Leader {
             for inode in written {
                 let others = leader.replica.state().read().0.grant(inode);
                 if others.is_some_and(|grant| !grant.writers.is_empty())
-                    && let Err(error) = leader.fence_writers(inode, Instant::now() + STEP).await
+                    && let Err(error) = leader.fence_writers(inode, session, Instant::now() + STEP).await
                 {
                     tracing::warn!(inode, %error, "an expired writer is not fenced by epoch yet");
                 }

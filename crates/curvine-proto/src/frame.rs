@@ -17,6 +17,8 @@ use curvine_types::{Error, ErrorKind, Result};
 pub const HEADER_LEN: usize = 32;
 /// First bytes of every frame: the protocol's first version.
 pub const MAGIC: [u8; 4] = *b"CVn1";
+/// Flag: a descriptor comes with the first byte of this frame (SCM_RIGHTS; Unix sockets only).
+pub const FLAG_DESCRIPTOR: u8 = 1;
 /// Longest data part: IO_MAX widened to pieces at both ends.
 pub const DATA_MAX: usize = IO_MAX + 2 * PIECE_SIZE as usize;
 

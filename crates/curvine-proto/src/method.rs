@@ -78,6 +78,11 @@ methods! {
     UfsStat = 125,
     SetMtime = 126,
 
+    /// Client to the worker of its own machine.
+    Expose = 240,
+    /// Master to worker.
+    Probe = 241,
+
     /// Between masters.
     RaftAppend = 150,
     RaftVote = 151,

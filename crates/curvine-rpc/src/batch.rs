@@ -2,11 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use curvine_proto::frame::{FrameKind, HEADER_LEN, Header};
+use curvine_proto::frame::{FLAG_DESCRIPTOR, FrameKind, HEADER_LEN, Header};
 use tokio::time::Instant;
 
 use crate::handlers::Slot;
@@ -27,6 +29,8 @@ pub(crate) struct OutFrame {
     /// Room for the header, then the meta part.
     bytes: BytesMut,
     body: Body,
+    /// Leaves with the first byte; only over a Unix socket.
+    descriptor: Option<Arc<OwnedFd>>,
     /// Of a reply: counts as a request in work until it has left.
     _slot: Option<Slot>,
 }
@@ -34,17 +38,23 @@ pub(crate) struct OutFrame {
 impl OutFrame {
     /// `bytes` as made by `encode`.
     pub(crate) fn request(method: u16, stream: u32, deadline: Instant, bytes: BytesMut, body: Body) -> Self {
-        Self { kind: FrameKind::Request, method, stream, deadline: Some(deadline), bytes, body, _slot: None }
+        let kind = FrameKind::Request;
+        Self { kind, method, stream, deadline: Some(deadline), bytes, body, descriptor: None, _slot: None }
     }
 
     /// `bytes` as made by `encode`; `kind`: Reply or Error.
     pub(crate) fn answer(kind: FrameKind, stream: u32, bytes: BytesMut, body: Body, slot: Option<Slot>) -> Self {
-        Self { kind, method: 0, stream, deadline: None, bytes, body, _slot: slot }
+        Self { kind, method: 0, stream, deadline: None, bytes, body, descriptor: None, _slot: slot }
+    }
+
+    /// The frame with a descriptor.
+    pub(crate) fn with_descriptor(self, descriptor: Option<Arc<OwnedFd>>) -> Self {
+        Self { descriptor, ..self }
     }
 
     pub(crate) fn cancel(stream: u32) -> Self {
         let bytes = encode(&curvine_proto::Empty {});
-        Self { kind: FrameKind::Cancel, method: 0, stream, deadline: None, bytes, body: Body::Empty, _slot: None }
+        Self::answer(FrameKind::Cancel, stream, bytes, Body::Empty, None)
     }
 
     pub(crate) fn is_request(&self, stream: u32) -> bool {
@@ -71,7 +81,7 @@ impl OutFrame {
         };
         let header = Header {
             kind: self.kind,
-            flags: 0,
+            flags: if self.descriptor.is_some() { FLAG_DESCRIPTOR } else { 0 },
             method: self.method,
             stream: self.stream,
             deadline_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
@@ -162,7 +172,12 @@ impl Batch {
             }
         };
         let mut file_follows = false;
-        for frame in &self.frames {
+        let descriptor = self.frames.front().filter(|_| self.done == 0).and_then(|first| first.descriptor.as_ref());
+        for (number, frame) in self.frames.iter().enumerate() {
+            if number > 0 && frame.descriptor.is_some() {
+                // It must be at the front of a call of its own: the descriptor leaves with the first byte.
+                break;
+            }
             add(&frame.bytes);
             match &frame.body {
                 Body::Empty => {}
@@ -173,7 +188,7 @@ impl Batch {
                 }
             }
         }
-        half.try_write(pieces.get(..count).unwrap_or_default(), file_follows)
+        half.try_write(pieces.get(..count).unwrap_or_default(), file_follows, descriptor.map(|fd| fd.as_fd()))
     }
 
     /// Notes that `count` more bytes have left; frames that have left as a whole are dropped.

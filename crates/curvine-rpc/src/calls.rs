@@ -4,6 +4,7 @@
 //! connection.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
@@ -26,10 +27,11 @@ impl From<Error> for Failure {
     }
 }
 
-/// The two parts of a reply.
+/// The parts of a reply.
 pub(crate) struct Answer {
     pub(crate) meta: Bytes,
     pub(crate) data: Bytes,
+    pub(crate) descriptor: Option<OwnedFd>,
 }
 
 pub(crate) type Outcome = Result<Answer, Failure>;

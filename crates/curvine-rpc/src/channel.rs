@@ -1,5 +1,6 @@
 //! A client that connects when it must and moves on when it should.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::Backoff;
+use crate::calls::Answer;
 use crate::route::{Route, Target};
 use crate::{Address, Body, Connector, Peer};
 
@@ -102,6 +104,26 @@ impl Channel {
         body: Body,
         deadline: Instant,
     ) -> Result<(R, Bytes)> {
+        self.exchange(method, request, body, deadline).await.map(|(reply, answer)| (reply, answer.data))
+    }
+
+    /// As `call`, of a method whose reply may come with a descriptor.
+    pub async fn call_for_descriptor<Q: Message, R: Message + Default>(
+        &self,
+        method: Method,
+        request: &Q,
+        deadline: Instant,
+    ) -> Result<(R, Option<OwnedFd>)> {
+        self.exchange(method, request, Body::Empty, deadline).await.map(|(reply, answer)| (reply, answer.descriptor))
+    }
+
+    async fn exchange<Q: Message, R: Message + Default>(
+        &self,
+        method: Method,
+        request: &Q,
+        body: Body,
+        deadline: Instant,
+    ) -> Result<(R, Answer)> {
         let mut backoff = Backoff::new(self.inner.connector.limits());
         let mut moves = 0;
         loop {

@@ -2,6 +2,7 @@
 //!
 //! Always: `Conn::close` runs once whatever ends the connection, and after it every waiting call has its answer.
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -124,6 +125,11 @@ impl Conn {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// Whether the other side is on this machine and can take descriptors.
+    pub(crate) fn is_unix(&self) -> bool {
+        self.outbox.half.is_unix()
+    }
+
     pub(crate) async fn closed(&self) {
         // Fails only when the sender is gone, which we hold.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
@@ -148,7 +154,7 @@ impl Conn {
 
     /// Queues the answer to a request.
     pub(crate) fn reply(&self, stream: u32, outcome: Result<Reply>, slot: Option<Slot>) {
-        self.outbox.push(reply_frame(stream, outcome, slot));
+        self.outbox.push(reply_frame(stream, outcome.and_then(|reply| reply.fit(self.is_unix())), slot));
     }
 
     /// One call over this connection; dropping the future cancels it.
@@ -181,9 +187,10 @@ impl Conn {
 
     async fn read_frames(self: &Arc<Self>, handle: &Weak<Handle>, inbox: &mut Inbox) -> Result<()> {
         while let Some(header) = inbox.header(&self.received).await? {
+            let descriptor = inbox.descriptor(&header)?;
             match header.kind {
                 FrameKind::Request => self.take_request(&header, handle, inbox).await?,
-                FrameKind::Reply | FrameKind::Error => self.take_reply(&header, inbox).await?,
+                FrameKind::Reply | FrameKind::Error => self.take_reply(&header, inbox, descriptor).await?,
                 FrameKind::Cancel => {
                     inbox.skip(parts_len(&header), &self.received).await?;
                     self.handlers.cancel(header.stream);
@@ -202,7 +209,7 @@ impl Conn {
         self.limits.max_inflight_per_connection + 2 * self.limits.max_calls_per_connection + SPARE_FRAMES
     }
 
-    async fn take_reply(&self, header: &Header, inbox: &mut Inbox) -> Result<()> {
+    async fn take_reply(&self, header: &Header, inbox: &mut Inbox, descriptor: Option<OwnedFd>) -> Result<()> {
         let ours = header.stream % 2 == u32::from(self.dialer);
         if !ours {
             return Err(Error::new(ErrorKind::Corrupt, "a reply to a stream that is not ours"));
@@ -213,7 +220,7 @@ impl Conn {
         let meta = inbox.meta(header, &self.received).await?;
         let data = self.data(header, inbox, None).await?;
         let outcome = match header.kind {
-            FrameKind::Reply => Ok(Answer { meta, data }),
+            FrameKind::Reply => Ok(Answer { meta, data, descriptor }),
             _ => Err(Failure { error: read_error(meta), remote: true }),
         };
         self.calls.complete(header.stream, outcome);

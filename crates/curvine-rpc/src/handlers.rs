@@ -153,7 +153,9 @@ async fn answer(service: Arc<dyn Service>, call: Call) -> Result<Reply> {
 /// The frame that carries a handler's outcome.
 pub(crate) fn reply_frame(stream: u32, outcome: Result<Reply>, slot: Option<Slot>) -> OutFrame {
     match outcome {
-        Ok(reply) => OutFrame::answer(FrameKind::Reply, stream, reply.meta, reply.body, slot),
+        Ok(reply) => {
+            OutFrame::answer(FrameKind::Reply, stream, reply.meta, reply.body, slot).with_descriptor(reply.descriptor)
+        }
         Err(error) => {
             let meta = encode(&ErrorBody::from(&error));
             OutFrame::answer(FrameKind::Error, stream, meta, Body::Empty, slot)

@@ -3,11 +3,13 @@
 //! Always: a part is allocated only after its header was checked against the protocol's limits; large parts are read from
 //! the socket straight into their own buffer.
 
+use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use curvine_proto::frame::{HEADER_LEN, Header};
+use curvine_proto::frame::{FLAG_DESCRIPTOR, HEADER_LEN, Header};
 use curvine_types::{Error, ErrorKind, Result};
 
 use crate::crc32c;
@@ -15,23 +17,27 @@ use crate::socket::ReadHalf;
 
 /// Read at once; what of it belongs to a large part is copied once more.
 const BUFFER: usize = 16 << 10;
+/// Descriptors that may come before the header that announces them.
+const DESCRIPTORS: usize = 16;
 
 /// The receiving end of a connection.
 pub(crate) struct Inbox {
     half: ReadHalf,
     buffer: BytesMut,
+    /// Received and not yet taken, in the order of their frames.
+    descriptors: VecDeque<OwnedFd>,
 }
 
 impl Inbox {
     pub(crate) fn new(half: ReadHalf) -> Self {
-        Self { half, buffer: BytesMut::with_capacity(BUFFER) }
+        Self { half, buffer: BytesMut::with_capacity(BUFFER), descriptors: VecDeque::new() }
     }
 
     /// The next frame's header; `None`: the other side has ended the connection between two frames.
     pub(crate) async fn header(&mut self, received: &AtomicU64) -> Result<Option<Header>> {
         while self.buffer.len() < HEADER_LEN {
             self.buffer.reserve(BUFFER - self.buffer.len().min(BUFFER));
-            let count = self.half.read(&mut self.buffer).await.map_err(lost)?;
+            let count = self.fill_buffer().await?;
             received.fetch_add(count as u64, Ordering::Relaxed);
             if count == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(lost(io::ErrorKind::UnexpectedEof.into())) };
@@ -43,6 +49,24 @@ impl Inbox {
         let header = Header::decode(bytes, crc32c)?;
         self.buffer.advance(HEADER_LEN);
         Ok(Some(header))
+    }
+
+    /// Reads what is there, beyond the current frame too.
+    async fn fill_buffer(&mut self) -> Result<usize> {
+        let read = self.half.read_frames(&mut self.buffer, BUFFER, &mut self.descriptors).await.map_err(lost)?;
+        if self.descriptors.len() > DESCRIPTORS {
+            return Err(Error::new(ErrorKind::Corrupt, "the peer sends descriptors that belong to no frame"));
+        }
+        Ok(read)
+    }
+
+    /// The descriptor that came with a frame, if its header says so.
+    pub(crate) fn descriptor(&mut self, header: &Header) -> Result<Option<OwnedFd>> {
+        if header.flags & FLAG_DESCRIPTOR == 0 {
+            return Ok(None);
+        }
+        let missing = || Error::new(ErrorKind::Corrupt, "a frame came without the descriptor that it announces");
+        self.descriptors.pop_front().map(Some).ok_or_else(missing)
     }
 
     /// The meta part, checked.
@@ -76,7 +100,7 @@ impl Inbox {
         while length > 0 {
             if self.buffer.is_empty() {
                 self.buffer.reserve(BUFFER);
-                let count = self.half.read(&mut (&mut self.buffer).limit(BUFFER)).await.map_err(lost)?;
+                let count = self.fill_buffer().await?;
                 received.fetch_add(count as u64, Ordering::Relaxed);
                 if count == 0 {
                     return Err(lost(io::ErrorKind::UnexpectedEof.into()));

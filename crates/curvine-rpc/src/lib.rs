@@ -26,6 +26,8 @@ mod channel;
 mod connection;
 mod connector;
 mod crc;
+#[cfg(test)]
+mod descriptor_test;
 mod gauge;
 mod handlers;
 mod handshake;

@@ -8,7 +8,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::Body;
-use crate::calls::Failure;
+use crate::calls::{Answer, Failure};
 use crate::connection::Conn;
 use crate::service::{check_meta, encode};
 
@@ -93,7 +93,15 @@ impl Peer {
         body: Body,
         deadline: Instant,
     ) -> Result<(R, Bytes)> {
-        self.try_call(method, request, body, deadline).await.map_err(|failure| failure.error)
+        self.try_call(method, request, body, deadline)
+            .await
+            .map(|(reply, answer)| (reply, answer.data))
+            .map_err(|failure| failure.error)
+    }
+
+    /// Whether the other side is on this machine, reached over a Unix socket.
+    pub fn is_local(&self) -> bool {
+        self.conn().is_unix()
     }
 
     pub(crate) async fn try_call<Q: Message, R: Message + Default>(
@@ -102,15 +110,15 @@ impl Peer {
         request: &Q,
         body: Body,
         deadline: Instant,
-    ) -> Result<(R, Bytes), Failure> {
+    ) -> Result<(R, Answer), Failure> {
         let bytes = encode(request);
         check_meta(&bytes)?;
         body.check()?;
         let answer = self.conn().call(method, bytes, body, deadline).await?;
-        let reply = R::decode(answer.meta).map_err(|error| {
+        let reply = R::decode(answer.meta.clone()).map_err(|error| {
             Error::new(ErrorKind::Corrupt, "malformed reply").with("method", method.name()).caused_by(error)
         })?;
-        Ok((reply, answer.data))
+        Ok((reply, answer))
     }
 }
 

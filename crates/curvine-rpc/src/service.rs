@@ -1,6 +1,7 @@
 //! What a process answers: calls come in, replies go out.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -103,18 +104,33 @@ impl From<Bytes> for Body {
 pub struct Reply {
     pub(crate) meta: BytesMut,
     pub(crate) body: Body,
+    pub(crate) descriptor: Option<Arc<OwnedFd>>,
 }
 
 impl Reply {
     /// A reply without data part.
     pub fn new(message: &impl Message) -> Self {
-        Self { meta: encode(message), body: Body::Empty }
+        Self { meta: encode(message), body: Body::Empty, descriptor: None }
     }
 
     /// Adds the data part.
     pub fn with_body(mut self, body: impl Into<Body>) -> Self {
         self.body = body.into();
         self
+    }
+
+    /// Adds a descriptor, which the caller gets a copy of. Only for callers of this machine ([`Peer::is_local`]).
+    pub fn with_descriptor(mut self, descriptor: impl Into<Arc<OwnedFd>>) -> Self {
+        self.descriptor = Some(descriptor.into());
+        self
+    }
+
+    /// `NotSupported` for a descriptor that the connection cannot carry.
+    pub(crate) fn fit(self, unix: bool) -> Result<Self> {
+        if self.descriptor.is_some() && !unix {
+            return Err(Error::new(ErrorKind::NotSupported, "descriptors are given only over a unix socket"));
+        }
+        Ok(self)
     }
 
     /// `TooBig` for what no frame can carry.

@@ -1,12 +1,18 @@
 //! A stream socket, TCP or Unix, as a half that reads and a half that writes without ever blocking.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 use curvine_types::{Error, Result};
-use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    Shutdown, sockopt,
+};
 use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
@@ -51,6 +57,29 @@ impl ReadHalf {
         }
     }
 
+    /// As `read`, up to `limit` bytes, of which the first of a frame may come with a descriptor.
+    ///
+    /// Only this takes descriptors: what `read` or `read_exact` meets the kernel closes.
+    pub(crate) async fn read_frames(
+        &mut self,
+        buffer: &mut BytesMut,
+        limit: usize,
+        descriptors: &mut VecDeque<OwnedFd>,
+    ) -> io::Result<usize> {
+        let half = match self {
+            ReadHalf::Tcp(half) => return half.read_buf(&mut buffer.limit(limit)).await,
+            ReadHalf::Unix(half) => half,
+        };
+        let stream: &UnixStream = half.as_ref();
+        loop {
+            stream.readable().await?;
+            match stream.try_io(Interest::READABLE, || receive(stream, buffer, limit, descriptors)) {
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Fills `buffer` to its end.
     pub(crate) async fn read_exact(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         match self {
@@ -76,10 +105,30 @@ impl WriteHalf {
         }
     }
 
-    /// Sends as much as fits; `more`: the rest of a frame follows at once.
-    pub(crate) fn try_write(&self, slices: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+    /// Whether the other side is a process of this machine, so that descriptors can be sent.
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self, WriteHalf::Unix(_))
+    }
+
+    /// Sends as much as fits; `more`: the rest of a frame follows at once. A descriptor leaves with the first byte.
+    pub(crate) fn try_write(
+        &self,
+        slices: &[IoSlice<'_>],
+        more: bool,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-        self.try_io(|socket| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags))
+        let Some(descriptor) = descriptor else {
+            return self
+                .try_io(|socket| rustix::net::sendmsg(socket, slices, &mut SendAncillaryBuffer::default(), flags));
+        };
+        let descriptors = [descriptor];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::Error::other("no room for a descriptor"));
+        }
+        self.try_io(|socket| rustix::net::sendmsg(socket, slices, &mut ancillary, flags))
     }
 
     /// Has the kernel send as much of the file's range as fits; 0: the file ends before `offset`. May wait for the disk.
@@ -98,7 +147,7 @@ impl WriteHalf {
     /// Sends all of `bytes`.
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.try_write(&[IoSlice::new(bytes)], false) {
+            match self.try_write(&[IoSlice::new(bytes)], false, None) {
                 Ok(sent) => bytes = bytes.get(sent..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -125,6 +174,30 @@ impl WriteHalf {
     pub(crate) fn finish(&self) {
         self.shutdown(Shutdown::Write);
     }
+}
+
+/// One `recvmsg`; the kernel ends it behind the bytes that came with a descriptor.
+fn receive(
+    stream: &UnixStream,
+    buffer: &mut BytesMut,
+    limit: usize,
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> io::Result<usize> {
+    /// Memory that is at hand and initialised; what is read is copied once.
+    const CHUNK: usize = 16 << 10;
+    let mut chunk = [0; CHUNK];
+    let room = limit.min(CHUNK).min(buffer.capacity() - buffer.len());
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(chunk.get_mut(..room).unwrap_or_default())];
+    let got = rustix::net::recvmsg(stream, &mut slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
+        }
+    }
+    buffer.put_slice(chunk.get(..got.bytes).unwrap_or_default());
+    Ok(got.bytes)
 }
 
 /// The peer's address for messages.

@@ -183,7 +183,13 @@ pub(crate) async fn open(
     deadline: Instant,
 ) -> Result<()> {
     let store = engine.store.clone();
-    engine.disk.run_slow(deadline, move || store.open_for_write(key, version, request.epoch)).await
+    let work = move || {
+        if request.revoked != 0 {
+            store.revoke(key, request.revoked)?;
+        }
+        store.open_for_write(key, version, request.epoch)
+    };
+    engine.disk.run_slow(deadline, work).await
 }
 
 pub(crate) async fn seal(
@@ -193,7 +199,9 @@ pub(crate) async fn seal(
     deadline: Instant,
 ) -> Result<LiveAttrReply> {
     let store = engine.store.clone();
-    let attr = engine.disk.run_slow(deadline, move || store.seal(key, version, request.epoch)).await?;
+    let revoked = Some(request.revoked).filter(|session| *session != 0);
+    let work = move || store.seal_without(key, version, request.epoch, revoked);
+    let attr = engine.disk.run_slow(deadline, work).await?;
     Ok(LiveAttrReply { attr: Some(live_attr(attr)) })
 }
 

@@ -15,6 +15,7 @@ mod disk;
 mod engine;
 mod fetch;
 mod flight;
+mod local;
 mod membership;
 mod options;
 mod reply;
@@ -23,6 +24,8 @@ mod source;
 mod stats;
 mod worker;
 
+#[cfg(test)]
+mod local_test;
 #[cfg(test)]
 mod test_util;
 #[cfg(test)]

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use curvine_blockstore::ContentKey;
 use curvine_proto::{
-    ContentId, ContentMapRequest, DeleteContentRequest, Empty, FallocateRequest, FillRequest, FsyncRequest, Method,
-    OpenContentRequest, PeerRole, PlaceRequest, ReadRequest, SealRequest, SeekRequest, SetMtimeRequest, StatRequest,
-    TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
+    ContentId, ContentMapRequest, DeleteContentRequest, Empty, ExposeRequest, FallocateRequest, FillRequest,
+    FsyncRequest, Method, OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, SealRequest,
+    SeekRequest, SetMtimeRequest, StatRequest, TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply,
+    UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 use crate::authoritative::{self, Target};
 use crate::cached;
 use crate::engine::Engine;
+use crate::local;
 
 /// Most contents that one `DeleteContent` names.
 const DELETES_MAX: usize = 10_000;
@@ -111,6 +113,11 @@ impl WorkerService {
                 }
                 Ok(Reply::new(&cached::fill(engine, key, &request, in_time(deadline)).await?))
             }
+            Method::Expose => {
+                let request: ExposeRequest = call.request()?;
+                let target = target(engine, &call, &request.content)?;
+                local::expose(engine, target, &request, call.peer.is_local(), deadline).await
+            }
             _ => self.answer_master(engine, call, deadline).await,
         }
     }
@@ -138,6 +145,11 @@ impl WorkerService {
                 let request: SealRequest = call.request()?;
                 let target = writable(engine, &call, &request.content)?;
                 Ok(Reply::new(&authoritative::seal(engine, target, request, deadline).await?))
+            }
+            Method::Probe => {
+                let request: ProbeRequest = call.request()?;
+                let Target { key, .. } = target(engine, &call, &request.content)?;
+                Ok(Reply::new(&local::probe(engine, key, deadline).await?))
             }
             Method::SetMtime => {
                 let request: SetMtimeRequest = call.request()?;

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use curvine_blockstore::{TierConfig, TierKind};
 use curvine_proto::*;
-use curvine_rpc::{Address, Auth, Body, Call, ClusterCell, Connector, Limits, Peer, Reply, Server, Service, crc32c};
+use curvine_rpc::{
+    Address, Auth, Body, Call, Channel, ClusterCell, Connector, Limits, Peer, Reply, Server, Service, crc32c,
+};
 use curvine_types::limits::PIECE_SIZE;
 use curvine_types::{ClusterId, Error, ErrorKind, Result, Secret};
 use futures::FutureExt;
@@ -183,6 +185,12 @@ impl Cluster {
 
     pub async fn client(&self) -> Client {
         Client(self.peer(PeerRole::Client, CLUSTER).await.unwrap())
+    }
+
+    /// A channel over the Unix socket.
+    pub fn local_channel(&self) -> Channel {
+        let address = Address::Unix(self.options.socket.clone().unwrap());
+        Channel::new(Connector::new(auth(PeerRole::Client, CLUSTER), Limits::default()), vec![address], 1)
     }
 
     pub async fn as_master(&self) -> Client {

@@ -37,7 +37,7 @@ async fn what_was_written_is_read_back_live_sealed_and_after_a_restart() {
         assert_eq!(client.call::<SeekReply>(Method::Seek, &seek, b"").await.unwrap().offset / MIB, 10);
     };
     check(&client).await;
-    let seal = SealRequest { content: content(9, 1), epoch: 1 };
+    let seal = SealRequest { content: content(9, 1), epoch: 1, ..Default::default() };
     let sealed: LiveAttrReply = master.call(Method::Seal, &seal, b"").await.unwrap();
     assert_eq!(sealed.attr.unwrap().mtime, attr.mtime);
     check(&client).await;
@@ -307,7 +307,14 @@ async fn a_damaged_copy_is_fetched_anew_and_damaged_data_is_an_error() {
     cluster.object(5, "object", &data);
     client.read_at(5, 0, 0, 10).await.unwrap();
     master.place(9, &data[..100_000]).await.unwrap();
-    master.call::<LiveAttrReply>(Method::Seal, &SealRequest { content: content(9, 1), epoch: 1 }, b"").await.unwrap();
+    master
+        .call::<LiveAttrReply>(
+            Method::Seal,
+            &SealRequest { content: content(9, 1), epoch: 1, ..Default::default() },
+            b"",
+        )
+        .await
+        .unwrap();
     for (inode, version) in [(5, 0), (9, 1)] {
         let path = client.map(inode, version).await.unwrap().path;
         let file = std::fs::File::options().write(true).open(path).unwrap();

@@ -377,7 +377,7 @@ impl Master {
             let body = Body::Bytes(data.into());
             let _: (Empty, Bytes) = peer.call(Method::Place, &place, body, deadline).await?;
         } else {
-            let open = OpenContentRequest { content: Some(content), epoch };
+            let open = OpenContentRequest { content: Some(content), epoch, revoked: 0 };
             let _: (Empty, Bytes) = peer.call(Method::OpenContent, &open, Body::Empty, deadline).await?;
         }
         let mut state = self.state.lock();
