@@ -25,6 +25,11 @@ fn plan() -> Plan {
         .set("client", "data_timeout_ms", "10000")
 }
 
+/// Small files are read and written by the kernel itself, too.
+fn passthrough_plan() -> Plan {
+    plan().set("fuse", "passthrough_min_size", "\"1\"").set("fuse", "passthrough_writes", "\"always\"")
+}
+
 /// What a run came to.
 #[derive(Default)]
 struct Summary {
@@ -146,6 +151,37 @@ fn mounts_agree() {
     let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
     let cluster = Cluster::start(plan());
     let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 10);
+    let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), false);
+    assert_clean(&summary);
+    cluster.finish();
+}
+
+/// All mounts on the node of one worker, and then each on its own node: the kernel has the same local files as the worker.
+#[test]
+fn mounts_agree_when_the_kernel_uses_local_files_by_itself() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
+    for plan in [passthrough_plan().set("client", "hostname", "\"localhost\""), passthrough_plan()] {
+        let cluster = Cluster::start(plan);
+        let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 8);
+        let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), false);
+        assert_clean(&summary);
+        cluster.finish();
+    }
+}
+
+#[test]
+fn mounts_agree_without_passthrough() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
+    let cluster = Cluster::start(plan().set("fuse", "passthrough", "false"));
+    let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 5);
     let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), false);
     assert_clean(&summary);
     cluster.finish();

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use curvine_types::ErrorKind;
-use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::test_util::*;
 use crate::*;
@@ -290,14 +289,15 @@ fn a_descriptor_is_given_only_for_what_suits_it() {
 }
 
 /// A shared mapping of a whole file.
-struct Mapping(*mut std::ffi::c_void, usize);
+struct Mapping(*mut libc::c_void, usize);
 
 impl Mapping {
     #[allow(unsafe_code)]
     fn of(file: &File, len: usize) -> Self {
+        let descriptor = std::os::fd::AsRawFd::as_raw_fd(file);
         // SAFETY: a fresh mapping at a place that the kernel chooses; nobody looks into it.
-        let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, file, 0).unwrap() };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, descriptor, 0) };
+        assert_ne!(start, libc::MAP_FAILED);
         Self(start, len)
     }
 }
@@ -306,6 +306,7 @@ impl Drop for Mapping {
     #[allow(unsafe_code)]
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `of` and nothing refers to it.
-        unsafe { rustix::mm::munmap(self.0, self.1).unwrap() }
+        let unmapped = unsafe { libc::munmap(self.0, self.1) };
+        assert_eq!(unmapped, 0);
     }
 }

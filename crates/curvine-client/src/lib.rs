@@ -19,6 +19,7 @@ mod file;
 mod fs;
 mod handle;
 pub mod home;
+mod local;
 mod locks;
 mod master;
 mod mutation;
@@ -37,5 +38,6 @@ mod write;
 
 pub use fs::FileSystem;
 pub use handle::Handle;
+pub use local::{LocalContent, LocalFile, LocalUse, NotLocal};
 pub use options::{ClientOptions, local_hostname};
 pub use types::*;

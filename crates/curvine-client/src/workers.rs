@@ -111,6 +111,18 @@ impl Workers {
         }
     }
 
+    /// The way to a worker of this machine over its Unix socket; `None`: it is elsewhere.
+    pub(crate) async fn local_channel(
+        &self,
+        core: &Core,
+        worker: WorkerId,
+        deadline: Instant,
+    ) -> Result<Option<Channel>> {
+        let channel = self.channel(core, worker, deadline).await?;
+        let local = matches!(self.channels.lock().get(&worker), Some((Address::Unix(_), _)));
+        Ok(local.then_some(channel))
+    }
+
     fn address(&self, info: &WorkerInfo) -> Result<Address> {
         let socket = PathBuf::from(&info.socket);
         if info.hostname == self.hostname && !info.socket.is_empty() && socket.exists() {

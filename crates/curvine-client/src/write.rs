@@ -246,7 +246,7 @@ impl Core {
     }
 
     /// The layout of a live file that takes writes. `refused`: with this one a worker refused.
-    async fn writable_layout(
+    pub(crate) async fn writable_layout(
         self: &Arc<Self>,
         file: &Arc<File>,
         refused: Option<Arc<Placed>>,

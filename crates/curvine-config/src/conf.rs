@@ -170,6 +170,13 @@ section! {
         clone_fd: Flag = true;
         /// Options of the mount: `ro`, `nosuid`, `nodev`, `noexec`, `allow_other`, and their opposites `rw`, `suid`, `dev`, `exec`.
         fuse_opts: Texts = Vec::new();
+        /// Let the kernel read and write files of this node's worker by itself, where it can (Linux 6.9 and newer, CAP_SYS_ADMIN).
+        passthrough: Flag = true;
+        /// Smaller files are read through the page cache of the mount: opening them is cheaper so.
+        passthrough_min_size: Size = 128 << 10;
+        /// Which new files the kernel writes by itself: `auto`: those of a directory in which the last new file became large,
+        /// `always`, `never`. Such a file is placed on the worker when it is made, which takes a few milliseconds.
+        passthrough_writes: Text = "auto".to_string();
         /// Let other users than the mounting one in.
         allow_other: Flag = true;
         /// Mount read-only.

@@ -79,6 +79,9 @@ impl ClusterConf {
                 format!("unknown mount option {option:?}, known: {}", FUSE_OPTIONS.join(" ")),
             ));
         }
+        if !["auto", "always", "never"].contains(&self.fuse.passthrough_writes.as_str()) {
+            return Err(wrong("fuse.passthrough_writes", "must be auto, always or never"));
+        }
         if !self.fuse.fs_path.starts_with('/') {
             return Err(wrong("fuse.fs_path", "must be an absolute path of Curvine"));
         }

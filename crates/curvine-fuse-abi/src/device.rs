@@ -125,6 +125,18 @@ impl Device {
         self.send(&header, &[]).map(|_| ())
     }
 
+    /// Registers a local file that the kernel may read and write by itself (`FUSE_DEV_IOC_BACKING_OPEN`, Linux 6.9).
+    pub fn register_backing(&self, file: impl AsFd) -> Result<i32> {
+        crate::ioctl::open_backing(&self.fd, file)
+            .map_err(|errno| Error::from_io(errno.into(), "the kernel does not take a file for passthrough"))
+    }
+
+    /// Takes a registration back. Never while an inode is open with it: new opens of that inode would fail.
+    pub fn unregister_backing(&self, id: i32) -> Result<()> {
+        crate::ioctl::close_backing(&self.fd, id)
+            .map_err(|errno| Error::from_io(errno.into(), "cannot take a file back from the kernel"))
+    }
+
     /// Names in notifications end with a NUL.
     fn notify(&self, code: i32, body: &[u8], name: &[u8]) -> Result<bool> {
         let terminator: &[u8] = if name.is_empty() { b"" } else { b"\0" };

@@ -22,11 +22,20 @@ pub struct InitOptions {
     pub congestion_threshold: u16,
     /// Take record locks and flock over the network rather than in this kernel alone.
     pub locks: bool,
+    /// Let the kernel read and write local files by itself.
+    pub passthrough: bool,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
-        Self { max_write: 1 << 20, max_readahead: 1 << 20, max_background: 256, congestion_threshold: 192, locks: true }
+        Self {
+            max_write: 1 << 20,
+            max_readahead: 1 << 20,
+            max_background: 256,
+            congestion_threshold: 192,
+            locks: true,
+            passthrough: false,
+        }
     }
 }
 
@@ -43,6 +52,11 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
+    /// Whether the kernel can read and write local files by itself (6.9).
+    pub fn has_passthrough(&self) -> bool {
+        self.flags & PASSTHROUGH != 0
+    }
+
     /// Whether one notification makes all cached names be looked up again (7.44).
     pub fn has_inc_epoch(&self) -> bool {
         self.minor >= 44
@@ -83,7 +97,8 @@ pub fn negotiate(request: &InitRequest, options: &InitOptions) -> Result<(InitOu
         .with("want", format!("{MAJOR}.{MINOR_FLOOR}")));
     }
     let locks = if options.locks { POSIX_LOCKS | FLOCK_LOCKS } else { 0 };
-    let flags = request.flags & (WANTED | locks);
+    let passthrough = if options.passthrough { PASSTHROUGH } else { 0 };
+    let flags = request.flags & (WANTED | locks | passthrough);
     // Without MAX_PAGES the kernel sends at most 32 pages.
     let max_write = if flags & MAX_PAGES != 0 { options.max_write } else { options.max_write.min(128 << 10) };
     let max_write = max_write.max(4096);
@@ -104,6 +119,8 @@ pub fn negotiate(request: &InitRequest, options: &InitOptions) -> Result<(InitOu
         congestion_threshold: options.congestion_threshold.min(options.max_background),
         max_write,
         time_gran: 1,
+        // The local files lie on a plain file system; a higher number would keep overlayfs from stacking over this mount.
+        max_stack_depth: u32::from(flags & PASSTHROUGH != 0),
         max_pages: if flags & MAX_PAGES != 0 { max_write.div_ceil(4096).min(u32::from(u16::MAX)) as u16 } else { 0 },
         ..InitOut::default()
     };
@@ -126,6 +143,12 @@ mod tests {
         assert_eq!((u64::from(out.flags2) << 32) | u64::from(out.flags), agreed.flags);
         assert_eq!((out.max_pages, out.minor), (256, 45));
         assert!(agreed.has_inc_epoch());
+
+        let wanted = InitOptions { passthrough: true, ..InitOptions::default() };
+        let (out, agreed) = negotiate(&offer(45, u64::MAX), &wanted).unwrap();
+        assert!(agreed.has_passthrough() && out.max_stack_depth == 1);
+        let (out, agreed) = negotiate(&offer(39, u64::MAX & !PASSTHROUGH), &wanted).unwrap();
+        assert!(!agreed.has_passthrough() && out.max_stack_depth == 0);
 
         let (out, agreed) = negotiate(&offer(27, ASYNC_READ | BIG_WRITES), &InitOptions::default()).unwrap();
         assert_eq!(agreed.flags, ASYNC_READ | BIG_WRITES);

@@ -7,9 +7,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_client::{DirPage, Entry, FileSystem, Handle, Lookup, NewFile, NewNode, OpenFlags, Seek, WriteDone};
+use curvine_client::{
+    DirPage, Entry, FileSystem, Handle, LocalContent, LocalFile, LocalUse, Lookup, NewFile, NewNode, NotLocal,
+    OpenFlags, Seek, WriteDone,
+};
 use curvine_proto::{Attr, DataMode, FileKind, LockHolder, SetAttr, SetLock, StatFsReply};
-use curvine_types::{Cookie, InodeId, Name, Result};
+use curvine_types::{Cookie, InodeId, Name, Result, SessionId, WorkerId};
 
 macro_rules! backend {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*) -> $output:ty;)*) => {
@@ -25,6 +28,38 @@ macro_rules! backend {
             fn tenure(&self, inode: InodeId) -> Option<u64>;
             fn try_getattr(&self, inode: InodeId) -> Option<(Attr, Duration)>;
             fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup>;
+            /// The present one; 0: there are none.
+            fn session(&self) -> SessionId {
+                0
+            }
+
+            /// The content that a local file must be of, as last seen.
+            fn local_content(&self, _handle: &Self::Handle) -> Option<LocalContent> {
+                None
+            }
+
+            /// A file of this machine that the kernel can use for this open file by itself.
+            fn local_file(
+                &self,
+                _handle: &Self::Handle,
+                _wanted: LocalUse,
+            ) -> impl Future<Output = std::result::Result<LocalFile, NotLocal>> + Send {
+                async { Err(NotLocal::Remote) }
+            }
+
+            /// The kernel may write to a copy that nobody must believe from now on.
+            fn spoil_copy(
+                &self,
+                _handle: &Self::Handle,
+                _content: LocalContent,
+                _worker: WorkerId,
+            ) -> impl Future<Output = Result<()>> + Send {
+                async { Ok(()) }
+            }
+
+            /// The kernel has written to the file by itself.
+            fn wrote_locally(&self, _handle: &Self::Handle) {}
+
             /// Returns at once.
             fn release(&self, handle: Self::Handle);
 
@@ -88,6 +123,26 @@ macro_rules! backend {
 
             fn try_lookup(&self, parent: InodeId, name: &Name) -> Option<Lookup> {
                 FileSystem::try_lookup(self, parent, name)
+            }
+
+            fn session(&self) -> SessionId {
+                FileSystem::session(self)
+            }
+
+            fn local_content(&self, handle: &Handle) -> Option<LocalContent> {
+                FileSystem::local_content(self, handle)
+            }
+
+            async fn local_file(&self, handle: &Handle, wanted: LocalUse) -> std::result::Result<LocalFile, NotLocal> {
+                FileSystem::local_file(self, handle, wanted).await
+            }
+
+            async fn spoil_copy(&self, handle: &Handle, content: LocalContent, worker: WorkerId) -> Result<()> {
+                FileSystem::spoil_copy(self, handle, content, worker).await
+            }
+
+            fn wrote_locally(&self, handle: &Handle) {
+                FileSystem::wrote_locally(self, handle)
             }
 
             fn release(&self, handle: Handle) {

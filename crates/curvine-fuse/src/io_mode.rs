@@ -1,22 +1,27 @@
 //! One I/O mode per open inode: the kernel must not see an inode opened in ways that do not mix.
 //!
 //! Always: the first open decides, later ones join, the last close clears. An open counts from before its reply until its
-//! RELEASE, so a recall that comes in between finds it.
+//! RELEASE, so a recall that comes in between finds it. The kernel leaves a mode before RELEASE comes, so the count is never too low.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use curvine_proto::DataMode;
 use curvine_types::InodeId;
 use parking_lot::Mutex;
 
-/// How the kernel does the I/O of an inode. Passthrough will be a third way.
+use crate::backing::Backing;
+
+/// How the kernel does the I/O of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoMode {
     /// Through the page cache.
     Cached,
     /// Each read and write is a request.
     Direct,
+    /// By itself, on a local file.
+    Passthrough,
 }
 
 impl IoMode {
@@ -27,14 +32,49 @@ impl IoMode {
             DataMode::WriteShared | DataMode::Unknown => IoMode::Direct,
         }
     }
+
+    /// For reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            IoMode::Cached => "cached",
+            IoMode::Direct => "direct",
+            IoMode::Passthrough => "passthrough",
+        }
+    }
 }
 
 #[derive(Debug)]
 struct OpenInode {
-    mode: IoMode,
+    way: Way,
     opens: u64,
     /// A record lock was taken here, so a close must drop its owner's.
     record_locks: bool,
+    /// The directory in which it was made by an open that is still there.
+    made_in: Option<InodeId>,
+}
+
+/// A mode, with what belongs to it.
+#[derive(Clone, Debug)]
+pub enum Way {
+    /// `Cached` or `Direct`, and why not by passthrough.
+    Plain(IoMode, &'static str),
+    Passthrough(Arc<Backing>),
+}
+
+impl Way {
+    pub fn mode(&self) -> IoMode {
+        match self {
+            Way::Plain(mode, _) => *mode,
+            Way::Passthrough(_) => IoMode::Passthrough,
+        }
+    }
+}
+
+/// What was left when the last open of an inode ended.
+#[derive(Debug, Default)]
+pub struct Closed {
+    pub backing: Option<Arc<Backing>>,
+    pub made_in: Option<InodeId>,
 }
 
 const SHARDS: usize = 16;
@@ -50,30 +90,86 @@ impl IoModes {
         &self.shards[inode as usize % SHARDS]
     }
 
-    /// Counts an open and returns the mode that it must have, which is `wanted` for the first one.
-    pub fn join(&self, inode: InodeId, wanted: IoMode) -> IoMode {
-        let mut shard = self.shard(inode).lock();
-        let open = shard.entry(inode).or_insert(OpenInode { mode: wanted, opens: 0, record_locks: false });
-        open.opens += 1;
-        open.mode
+    /// How the inode is open; `None`: it is not.
+    pub fn way(&self, inode: InodeId) -> Option<Way> {
+        self.shard(inode).lock().get(&inode).map(|open| open.way.clone())
     }
 
-    /// Counts a close.
-    pub fn leave(&self, inode: InodeId) {
+    /// Counts an open and returns the mode that it must have, which is `wanted` for the first one.
+    pub fn join(&self, inode: InodeId, wanted: Way) -> Way {
+        let mut shard = self.shard(inode).lock();
+        let fresh = || OpenInode { way: wanted, opens: 0, record_locks: false, made_in: None };
+        let open = shard.entry(inode).or_insert_with(fresh);
+        open.opens += 1;
+        open.way.clone()
+    }
+
+    /// Counts an open if the inode is open with this file; else nothing is counted, and how it is open must be asked again.
+    pub fn join_backing(&self, inode: InodeId, backing: &Arc<Backing>) -> bool {
+        let mut shard = self.shard(inode).lock();
+        match shard.get_mut(&inode) {
+            Some(open) if matches!(&open.way, Way::Passthrough(there) if Arc::ptr_eq(there, backing)) => {
+                open.opens += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Remembers where an open inode was made.
+    pub fn note_made(&self, inode: InodeId, parent: InodeId) {
+        if let Some(open) = self.shard(inode).lock().get_mut(&inode) {
+            open.made_in = Some(parent);
+        }
+    }
+
+    /// Counts a close; what is left if it was the last one.
+    pub fn leave(&self, inode: InodeId) -> Option<Closed> {
         let mut shard = self.shard(inode).lock();
         let Entry::Occupied(mut open) = shard.entry(inode) else {
             debug_assert!(false, "a close without an open");
-            return;
+            return None;
         };
         open.get_mut().opens -= 1;
-        if open.get().opens == 0 {
-            open.remove();
+        if open.get().opens > 0 {
+            return None;
         }
+        let OpenInode { way, made_in, .. } = open.remove();
+        let backing = if let Way::Passthrough(backing) = way { Some(backing) } else { None };
+        Some(Closed { backing, made_in })
     }
 
     /// Whether the kernel may have pages of the inode that it will use without asking.
     pub fn is_cached(&self, inode: InodeId) -> bool {
-        self.shard(inode).lock().get(&inode).is_some_and(|open| open.mode == IoMode::Cached)
+        self.shard(inode).lock().get(&inode).is_some_and(|open| open.way.mode() == IoMode::Cached)
+    }
+
+    /// The file that the kernel may be writing.
+    pub fn written(&self, inode: InodeId) -> Option<Arc<Backing>> {
+        match &self.shard(inode).lock().get(&inode)?.way {
+            Way::Passthrough(backing) if backing.is_written() => Some(backing.clone()),
+            _ => None,
+        }
+    }
+
+    /// For reports.
+    pub fn describe(&self, inode: InodeId) -> String {
+        match self.shard(inode).lock().get(&inode) {
+            None => "io=closed".to_string(),
+            Some(OpenInode { way: Way::Plain(mode, why), opens, .. }) => {
+                format!("io={} opens={opens} not by passthrough: {why}", mode.name())
+            }
+            Some(OpenInode { way: Way::Passthrough(backing), opens, .. }) => {
+                let written = if backing.is_written() { " written" } else { "" };
+                format!("io=passthrough opens={opens} backing={} worker={}{written}", backing.id, backing.worker)
+            }
+        }
+    }
+
+    /// Inodes that are open by passthrough.
+    pub fn backings(&self) -> usize {
+        let count = |open: &&OpenInode| matches!(open.way, Way::Passthrough(_));
+        self.shards.iter().map(|shard| shard.lock().values().filter(count).count()).sum()
     }
 
     /// Remembers that record locks may be held.
@@ -98,19 +194,23 @@ impl IoModes {
 mod tests {
     use super::*;
 
+    const CACHED: Way = Way::Plain(IoMode::Cached, "");
+    const DIRECT: Way = Way::Plain(IoMode::Direct, "");
+
     #[test]
     fn the_first_open_decides_and_the_last_close_clears() {
         let modes = IoModes::default();
-        assert_eq!(modes.join(7, IoMode::Cached), IoMode::Cached);
-        assert_eq!(modes.join(7, IoMode::Direct), IoMode::Cached);
-        assert_eq!(modes.join(8, IoMode::Direct), IoMode::Direct);
+        assert_eq!(modes.join(7, CACHED).mode(), IoMode::Cached);
+        assert_eq!(modes.join(7, DIRECT).mode(), IoMode::Cached);
+        assert_eq!(modes.join(8, DIRECT).mode(), IoMode::Direct);
         assert!(modes.is_cached(7) && !modes.is_cached(8) && !modes.is_cached(9));
         modes.leave(7);
-        assert_eq!(modes.join(7, IoMode::Direct), IoMode::Cached);
-        modes.leave(7);
-        modes.leave(7);
+        assert_eq!(modes.join(7, DIRECT).mode(), IoMode::Cached);
+        modes.note_made(7, 1);
+        assert!(modes.leave(7).is_none());
+        assert_eq!(modes.leave(7).unwrap().made_in, Some(1));
         assert!(!modes.is_cached(7));
-        assert_eq!(modes.join(7, IoMode::Direct), IoMode::Direct);
+        assert_eq!(modes.join(7, DIRECT).mode(), IoMode::Direct);
         assert_eq!(modes.len(), 2);
     }
 
@@ -127,7 +227,7 @@ mod tests {
         let modes = IoModes::default();
         modes.note_record_lock(7);
         assert!(!modes.has_record_locks(7));
-        modes.join(7, IoMode::Cached);
+        modes.join(7, CACHED);
         modes.note_record_lock(7);
         assert!(modes.has_record_locks(7));
         modes.leave(7);

@@ -5,6 +5,7 @@
 
 mod answer;
 mod backend;
+mod backing;
 mod buffers;
 mod convert;
 mod events;
@@ -18,10 +19,11 @@ mod ops;
 mod options;
 mod orphans;
 mod pages;
+mod passthrough;
 mod server;
 
 pub use backend::Backend;
 pub use events::KernelEvents;
 pub use io_mode::IoMode;
 pub use mount::{Gauges, Mount};
-pub use options::FuseOptions;
+pub use options::{FuseOptions, PassthroughWrites};

@@ -23,6 +23,7 @@ use crate::io_mode::IoModes;
 use crate::memory::Memory;
 use crate::options::FuseOptions;
 use crate::pages::Pages;
+use crate::passthrough::Passthrough;
 use crate::server::Server;
 
 /// How long the cluster may take to say what a subtree's root is, when the mount starts.
@@ -54,6 +55,12 @@ pub struct Gauges {
     pub notifications: u64,
     pub pages_waiting: usize,
     pub pages_late: u64,
+    /// Inodes that are open by passthrough now, opens that were served so, and those that were not, by reason.
+    pub passthrough_inodes: usize,
+    pub passthrough_opens: u64,
+    pub passthrough_refused: Vec<(&'static str, u64)>,
+    /// Why there is no passthrough at all.
+    pub passthrough_off: Option<&'static str>,
 }
 
 impl Gauges {
@@ -98,6 +105,10 @@ impl<B: Backend> Served for Server<B> {
             interrupts: self.interrupts.seen(),
             pages_waiting: self.pages.waiting(),
             pages_late: self.pages.late(),
+            passthrough_inodes: self.modes.backings(),
+            passthrough_opens: self.passthrough.taken(),
+            passthrough_refused: self.passthrough.refused(),
+            passthrough_off: self.passthrough.off(),
             ..Gauges::default()
         }
     }
@@ -141,6 +152,7 @@ impl Mount {
             warn!(%error, "the kernel reads ahead less than it should");
         }
         let device = Arc::new(device);
+        let passthrough = Passthrough::new(&device, &negotiated, &options);
         let modes = Arc::new(IoModes::default());
         let pages =
             Arc::new(Pages::start(device.clone(), options.invalidations_in_flight, options.invalidate_timeout)?);
@@ -152,6 +164,7 @@ impl Mount {
             root_timeout: options.root_timeout,
             handles: Handles::new(options.open_files),
             modes: modes.clone(),
+            passthrough,
             pages: pages.clone(),
             memory: Memory::new(root),
             interrupts: Interrupts::new(options.interrupt_grace),
@@ -307,6 +320,7 @@ fn init_options(options: &FuseOptions) -> InitOptions {
         max_background: options.max_background,
         congestion_threshold: options.congestion_threshold,
         locks: true,
+        passthrough: options.passthrough,
     }
 }
 

@@ -49,6 +49,20 @@ pub struct FuseOptions {
     pub invalidate_timeout: Duration,
     /// Page invalidations that wait for the kernel at once.
     pub invalidations_in_flight: usize,
+    /// Let the kernel read and write local files by itself.
+    pub passthrough: bool,
+    /// Bytes of a file for which that is worth while.
+    pub passthrough_min_size: u64,
+    pub passthrough_writes: PassthroughWrites,
+}
+
+/// Which new files the kernel writes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassthroughWrites {
+    /// Those of a directory in which the last new file became large.
+    Auto,
+    Always,
+    Never,
 }
 
 impl Default for FuseOptions {
@@ -76,6 +90,9 @@ impl Default for FuseOptions {
             root_timeout: Duration::from_secs(1),
             invalidate_timeout: Duration::from_secs(2),
             invalidations_in_flight: 1024,
+            passthrough: true,
+            passthrough_min_size: 128 << 10,
+            passthrough_writes: PassthroughWrites::Auto,
         }
     }
 }
@@ -106,6 +123,13 @@ impl From<&FuseConf> for FuseOptions {
             interrupt_grace: conf.interrupt_grace,
             drain_timeout: conf.drain_timeout,
             statfs_interval: conf.statfs_interval,
+            passthrough: conf.passthrough,
+            passthrough_min_size: conf.passthrough_min_size,
+            passthrough_writes: match conf.passthrough_writes.as_str() {
+                "always" => PassthroughWrites::Always,
+                "never" => PassthroughWrites::Never,
+                _ => PassthroughWrites::Auto,
+            },
             ..default
         };
         // As with mount(8), the last of two that contradict each other holds.

@@ -13,14 +13,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_fuse_abi::kernel::{InHeader, ROOT_ID};
+use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
+use curvine_proto::Attr;
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use tracing::{debug, error, warn};
 
 use crate::answer::{Answer, Failure, Outcome};
 use crate::backend::Backend;
 use crate::buffers::Buffers;
+use crate::convert;
 use crate::gate::{Gate, Permit};
 use crate::handles::Handles;
 use crate::interrupt::{Interrupts, Waiting};
@@ -29,6 +31,7 @@ use crate::memory::Memory;
 use crate::ops;
 use crate::orphans;
 use crate::pages::Pages;
+use crate::passthrough::Passthrough;
 
 /// All that serving one mount needs.
 pub(crate) struct Server<B: Backend> {
@@ -41,6 +44,7 @@ pub(crate) struct Server<B: Backend> {
     pub root_timeout: Duration,
     pub handles: Handles<B::Handle>,
     pub modes: Arc<IoModes>,
+    pub passthrough: Passthrough,
     pub pages: Arc<Pages>,
     pub memory: Memory,
     pub interrupts: Interrupts,
@@ -58,6 +62,18 @@ impl<B: Backend> Server<B> {
     /// The kernel's node of an inode.
     pub fn node(&self, inode: InodeId) -> u64 {
         if inode == self.root { ROOT_ID } else { inode }
+    }
+
+    /// Attributes as the kernel wants them, and how long it may believe them. Of a file that it writes by itself the file knows them.
+    pub fn attr_now(&self, attr: &Attr, ttl: Duration) -> (kernel::Attr, Duration) {
+        let node = self.node(attr.inode);
+        if let Some(backing) = self.modes.written(attr.inode) {
+            let mut attr = *attr;
+            if backing.freshen(&mut attr) {
+                return (convert::attr(&attr, node), Duration::ZERO);
+            }
+        }
+        (convert::attr(attr, node), self.cap(ttl))
     }
 
     /// How long the kernel may believe attributes.

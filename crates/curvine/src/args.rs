@@ -174,6 +174,9 @@ pub struct MountArgs {
     /// Options of the mount: ro, nosuid, nodev, noexec, allow_other
     #[arg(short = 'o', long = "option", value_name = "OPTION", value_delimiter = ',')]
     pub options: Vec<String>,
+    /// Serve all reads and writes here, as on kernels before 6.9, instead of letting the kernel use local files by itself
+    #[arg(long)]
+    pub no_passthrough: bool,
 }
 
 /// `curvine mount` under its own name.

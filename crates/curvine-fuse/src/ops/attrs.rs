@@ -11,15 +11,15 @@ use crate::convert;
 impl<B: Backend> Call<'_, B> {
     pub(super) async fn getattr(&self) -> Outcome {
         let (attr, ttl) = self.fresh_attr().await?;
-        let attr = convert::attr(&attr, self.server.node(attr.inode));
-        Ok(Answer::value(&attr_out(&attr, self.server.cap(ttl))))
+        let (attr, ttl) = self.server.attr_now(&attr, ttl);
+        Ok(Answer::value(&attr_out(&attr, ttl)))
     }
 
     pub(super) async fn statx(&self) -> Outcome {
         let (attr, ttl) = self.fresh_attr().await?;
         let birth = attr.btime.as_ref().map(|time| (time.sec, time.nsec));
-        let attr = convert::attr(&attr, self.server.node(attr.inode));
-        Ok(Answer::value(&statx_out(&attr, birth, self.server.cap(ttl))))
+        let (attr, ttl) = self.server.attr_now(&attr, ttl);
+        Ok(Answer::value(&statx_out(&attr, birth, ttl)))
     }
 
     pub(super) async fn setattr(&self, args: &SetattrIn) -> Outcome {
@@ -30,8 +30,8 @@ impl<B: Backend> Call<'_, B> {
         if !unbroken && server.modes.is_cached(self.inode) {
             self.drop_pages(args.valid & fattr::SIZE != 0).await;
         }
-        let attr = convert::attr(&attr, self.server.node(attr.inode));
-        Ok(Answer::value(&attr_out(&attr, self.server.cap(ttl))))
+        let (attr, ttl) = server.attr_now(&attr, ttl);
+        Ok(Answer::value(&attr_out(&attr, ttl)))
     }
 
     /// Of all replies with attributes it is only after that to SETATTR that the kernel does not drop the pages that are older than

@@ -17,6 +17,7 @@ use curvine_proto::SetAttr;
 use curvine_types::{InodeId, Name};
 
 use super::Call;
+use super::way::Taken;
 use crate::answer::{Answer, Failure, Outcome};
 use crate::backend::Backend;
 use crate::convert;
@@ -48,7 +49,7 @@ impl<B: Backend> Call<'_, B> {
                 return Err(error.into());
             }
         }
-        let (fh, out) = self.opened(self.inode, handle, wanted);
+        let (fh, out) = self.opened(self.inode, handle, wanted, None).await?;
         Ok(Answer::Opened { fh, value: out.as_bytes().to_vec() })
     }
 
@@ -72,7 +73,8 @@ impl<B: Backend> Call<'_, B> {
                 return Err(error.into());
             }
         }
-        let (fh, out) = self.opened(entry.attr.inode, handle, wanted);
+        let new_in = (entry.attr.size == 0).then_some(self.inode);
+        let (fh, out) = self.opened(entry.attr.inode, handle, wanted, new_in).await?;
         // A recall that overtakes this reply finds no node in the kernel, and no epoch makes an open file look its name up.
         let entry = Entry { attr_ttl: Duration::ZERO, ..entry };
         let mut value = self.entry(&entry).as_bytes().to_vec();
@@ -84,23 +86,36 @@ impl<B: Backend> Call<'_, B> {
         if self.server.handles.has_room() { Ok(()) } else { Err(Failure::Errno(libc::ENFILE)) }
     }
 
-    /// Counts the open and decides how the kernel does its I/O.
-    fn opened(&self, inode: InodeId, handle: B::Handle, wanted: OpenFlags) -> (u64, OpenOut) {
+    /// Counts the open and decides how the kernel does its I/O. `new_in`: the directory in which the file was made just now.
+    async fn opened(
+        &self,
+        inode: InodeId,
+        handle: B::Handle,
+        wanted: OpenFlags,
+        new_in: Option<InodeId>,
+    ) -> Result<(u64, OpenOut), Failure> {
         let server = self.server;
-        let mode = server.modes.join(inode, IoMode::suited(server.backend.mode(&handle)));
-        // O_DIRECT on a cached inode is left to the kernel, which keeps its pages right; FOPEN_DIRECT_IO would not.
-        let open_flags = match mode {
-            IoMode::Direct => fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES,
+        // From here to the table of handles nothing may be awaited: a count without a handle would stay.
+        let (open_flags, backing_id) = match self.take_way(inode, &handle, wanted, new_in).await? {
+            Taken::Passthrough { backing, through_us } => {
+                let direct = if through_us { fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES } else { 0 };
+                (fopen::PASSTHROUGH | direct, backing.id)
+            }
+            // O_DIRECT on a cached inode is left to the kernel, which keeps its pages right; FOPEN_DIRECT_IO would not.
+            Taken::Plain(IoMode::Direct) => (fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES, 0),
             // An append must be one request, so that the primary worker can keep it in one piece; the page cache splits it.
-            IoMode::Cached if wanted.append => fopen::DIRECT_IO,
-            IoMode::Cached if server.backend.keep_cache(&handle) => fopen::KEEP_CACHE,
-            IoMode::Cached => 0,
+            Taken::Plain(_) if wanted.append => (fopen::DIRECT_IO, 0),
+            Taken::Plain(_) if server.backend.keep_cache(&handle) => (fopen::KEEP_CACHE, 0),
+            Taken::Plain(_) => (0, 0),
         };
+        if let Some(parent) = new_in.filter(|_| wanted.write) {
+            server.modes.note_made(inode, parent);
+        }
         // Attributes of a LOOKUP that a recall overtook: the kernel did not know the node then, and a lease that is held now
         // says nothing about them.
         server.pages.void_attributes(server.node(inode));
         let fh = server.handles.insert(Opened::File { inode, handle });
-        (fh, OpenOut { fh, open_flags, backing_id: 0 })
+        Ok((fh, OpenOut { fh, open_flags, backing_id }))
     }
 
     /// The open file of a handle number; EBADF for one that is not open.
@@ -199,8 +214,24 @@ impl<B: Backend> crate::server::Server<B> {
     /// Releases what was taken out of the table.
     pub(crate) fn release_opened(&self, opened: &Arc<Opened<B::Handle>>) {
         if let Opened::File { inode, handle } = &**opened {
-            self.modes.leave(*inode);
+            if self.modes.written(*inode).is_some() {
+                self.backend.wrote_locally(handle);
+            }
+            // Before the master hears of the close: it seals what nobody has open for writing.
+            self.left(*inode);
             self.backend.release(handle.clone());
+        }
+    }
+
+    /// Counts a close, and remembers what became of a new file. The kernel's registration ends here, if it was the last one.
+    pub(crate) fn left(&self, inode: InodeId) {
+        let Some(closed) = self.modes.leave(inode) else { return };
+        if let Some(parent) = closed.made_in {
+            let on_disk = closed.backing.as_ref().and_then(|backing| rustix::fs::fstat(&backing.file).ok());
+            let known = || self.backend.try_getattr(inode).map(|(attr, _)| attr.size);
+            if let Some(size) = on_disk.map(|stat| stat.st_size as u64).or_else(known) {
+                self.passthrough.learn(parent, size);
+            }
         }
     }
 }

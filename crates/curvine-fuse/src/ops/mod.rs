@@ -7,6 +7,7 @@ mod dirs;
 mod files;
 mod locks;
 mod names;
+mod way;
 mod xattrs;
 
 use bytes::Bytes;

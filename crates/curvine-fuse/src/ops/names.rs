@@ -92,7 +92,7 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) fn entry(&self, entry: &Entry) -> EntryOut {
-        let attr = convert::attr(&entry.attr, self.server.node(entry.attr.inode));
-        entry_out(&attr, self.server.cap_name(entry.entry_ttl), self.server.cap(entry.attr_ttl))
+        let (attr, ttl) = self.server.attr_now(&entry.attr, entry.attr_ttl);
+        entry_out(&attr, self.server.cap_name(entry.entry_ttl), ttl)
     }
 }

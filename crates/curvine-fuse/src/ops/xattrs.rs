@@ -13,10 +13,24 @@ fn is_unsupported(name: &[u8]) -> bool {
     name.starts_with(b"system.")
 }
 
+/// Answered by the mount and listed nowhere: how the kernel does the I/O of the file now, and why.
+const STATUS: &[u8] = b"curvine.status";
+
 impl<B: Backend> Call<'_, B> {
+    fn status(&self) -> String {
+        let (open, passthrough) = (self.server.modes.describe(self.inode), &self.server.passthrough);
+        match passthrough.off() {
+            Some(why) => format!("{open}; passthrough is off: {why}"),
+            None => open,
+        }
+    }
+
     pub(super) async fn getxattr(&self, name: &[u8], size: u32) -> Outcome {
         if is_unsupported(name) {
             return Err(Failure::Errno(libc::EOPNOTSUPP));
+        }
+        if name == STATUS {
+            return sized(self.status().into(), size);
         }
         let value = self.server.backend.get_xattr(self.inode, name).await?;
         sized(value, size)

@@ -26,6 +26,7 @@ pub async fn run(common: &Common, arguments: MountArgs) -> Result<()> {
         conf.fuse.fs_path = path;
     }
     conf.fuse.fuse_opts.extend(arguments.options);
+    conf.fuse.passthrough &= !arguments.no_passthrough;
     conf.validate()?;
     let stop = Stop::listen()?;
     let mounted = Mounted::start(&conf).await?;
