@@ -166,6 +166,13 @@ fn mounts_agree_when_the_kernel_uses_local_files_by_itself() {
     let (mut rng, _) = Rng::from_env("CURVINE_COHERENCE_SEED");
     for plan in [passthrough_plan().set("client", "hostname", "\"localhost\""), passthrough_plan()] {
         let cluster = Cluster::start(plan);
+        // Otherwise the run would prove nothing.
+        let probe = cluster.mount(0).join("probe");
+        let _open = std::fs::File::create(&probe).expect("make a file");
+        let mut status = [0; 256];
+        let length = rustix::fs::getxattr(&probe, "curvine.status", &mut status).expect("ask how it is served");
+        let status = String::from_utf8_lossy(&status[..length]);
+        assert!(status.contains("io=passthrough"), "{status}");
         let seconds = harness::number("CURVINE_COHERENCE_SECONDS", 8);
         let summary = run(&cluster, &mut rng, Duration::from_secs(seconds), false);
         assert_clean(&summary);
