@@ -56,7 +56,7 @@ impl Backing {
             return false;
         }
         let Ok(stat) = rustix::fs::fstat(&self.file) else { return false };
-        let mtime = Time::new(stat.st_mtime as i64, stat.st_mtime_nsec as u32);
+        let mtime = Time::new(stat.st_mtime, stat.st_mtime_nsec as u32);
         attr.size = stat.st_size as u64;
         attr.blocks = stat.st_blocks as u64;
         attr.ctime = attr.ctime.into_iter().chain([mtime]).max_by_key(Time::key);
