@@ -147,7 +147,7 @@ mod tests {
         let wanted = InitOptions { passthrough: true, ..InitOptions::default() };
         let (out, agreed) = negotiate(&offer(45, u64::MAX), &wanted).unwrap();
         assert!(agreed.has_passthrough() && out.max_stack_depth == 1);
-        let (out, agreed) = negotiate(&offer(39, u64::MAX & !PASSTHROUGH), &wanted).unwrap();
+        let (out, agreed) = negotiate(&offer(39, !PASSTHROUGH), &wanted).unwrap();
         assert!(!agreed.has_passthrough() && out.max_stack_depth == 0);
 
         let (out, agreed) = negotiate(&offer(27, ASYNC_READ | BIG_WRITES), &InitOptions::default()).unwrap();

@@ -76,7 +76,7 @@ async fn the_master_learns_who_uses_a_file_and_a_session_that_is_over_loses_it()
     master.place(9, b"").await.unwrap();
     let probe = async || master.call::<ProbeReply>(Method::Probe, &ProbeRequest { content: content(9, 1) }, b"").await;
     let writing = ExposeRequest { write: true, epoch: 1, session: 3, ..reading(9, 1) };
-    let (_, file) = expose(&cluster, writing.clone()).await.unwrap();
+    let (_, file) = expose(&cluster, writing).await.unwrap();
     assert!(probe().await.unwrap().in_use);
     let path = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file.as_ref().unwrap())));
     let writer = File::options().write(true).open(path.unwrap()).unwrap();
