@@ -11,7 +11,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test build lint licences tools needs needs-mount clean
+.PHONY: run test test-crash build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -23,6 +23,10 @@ build: needs
 
 test: needs-mount tools lint licences
 	$(CARGO) test --workspace --locked
+
+# The crash test, whole: 50 rounds of kills. `make test` runs a few of them.
+test-crash: needs-mount
+	CURVINE_CRASH_ROUNDS=$(or $(ROUNDS),50) $(CARGO) test --locked -p curvine --test crash -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

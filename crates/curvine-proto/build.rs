@@ -13,6 +13,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["proto"])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]);
+    // What records of the metadata contain must have a portable form, too.
+    for message in ["UfsMountSettings", "Extent"] {
+        let name = format!(".curvine.v1.{message}");
+        config.type_attribute(name, "#[derive(serde::Serialize, serde::Deserialize)]\n#[serde(default)]");
+    }
+    config.compile_fds(descriptors)?;
     Ok(())
 }

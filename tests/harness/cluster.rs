@@ -57,6 +57,10 @@ pub struct Plan {
     pub settings: Vec<(&'static str, &'static str, String)>,
     /// (mount, variable, value).
     pub environment: Vec<(usize, &'static str, &'static str)>,
+    /// The same of the master.
+    pub master_environment: Vec<(&'static str, String)>,
+    /// Where its journal is, if not in the cluster's directory.
+    pub journal_dir: Option<PathBuf>,
 }
 
 impl Default for Plan {
@@ -67,6 +71,8 @@ impl Default for Plan {
             limit: Duration::from_secs(300),
             settings: vec![("master", "lease_time", "\"3s\"".to_string())],
             environment: Vec::new(),
+            master_environment: Vec::new(),
+            journal_dir: None,
         }
     }
 }
@@ -151,6 +157,20 @@ impl Cluster {
         &self.dir
     }
 
+    /// Where the master's journal is.
+    pub fn journal_dir(&self) -> PathBuf {
+        self.plan.journal_dir.clone().unwrap_or_else(|| self.dir.join("journal"))
+    }
+
+    /// Waits until a process has ended by itself; how.
+    #[track_caller]
+    pub fn wait_end(&self, role: Role, limit: Duration) -> ExitStatus {
+        let status = try_until(limit, || self.ended(role));
+        let Some(status) = status else { panic!("{role:?} does not end:\n{}", self.log_tail(role)) };
+        self.take(role);
+        status
+    }
+
     /// A mount point.
     pub fn mount(&self, number: usize) -> PathBuf {
         self.dir.join(format!("mnt-{number}"))
@@ -173,7 +193,7 @@ impl Cluster {
         set("master", "rpc_port", self.ports.master.to_string());
         set("journal", "hostname", "\"127.0.0.1\"".to_string());
         set("journal", "rpc_port", self.ports.journal.to_string());
-        set("journal", "journal_dir", text(&self.dir.join("journal")));
+        set("journal", "journal_dir", text(&self.journal_dir()));
         set("security", "secret_file", text(&self.dir.join("secret")));
         set("client", "hostname", format!("{:?}", host(if let Role::Mount(number) = role { number } else { 0 })));
         match role {
@@ -217,6 +237,9 @@ impl Cluster {
             for (_, variable, value) in self.plan.environment.iter().filter(|(mount, ..)| *mount == number) {
                 command.env(variable, value);
             }
+        }
+        if role == Role::Master {
+            command.envs(self.plan.master_environment.iter().map(|(variable, value)| (variable, value)));
         }
         // Held over the start, so that the deadline's kill and a start cannot miss each other.
         let mut processes = self.lock();
@@ -268,10 +291,10 @@ impl Cluster {
         self.ready(role);
     }
 
-    /// Kills with SIGKILL and waits for the end. Of a mount, the dead mount stays where it is.
+    /// Kills the process, and what it started, with SIGKILL and waits for the end. Of a mount, the dead mount stays where it is.
     pub fn kill(&self, role: Role) {
         let mut process = self.take(role);
-        process.signal(Signal::KILL);
+        process.signal_group(Signal::KILL);
         assert!(process.wait(Duration::from_secs(10)).is_some(), "{role:?} survived SIGKILL");
     }
 
@@ -393,7 +416,7 @@ impl Cluster {
 fn kill_all(processes: &Mutex<BTreeMap<Role, Process>>) {
     let processes = std::mem::take(&mut *processes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     for process in processes.values() {
-        process.signal(Signal::KILL);
+        process.signal_group(Signal::KILL);
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::reaper::Reaper;
 use super::wait::try_until;
@@ -46,6 +46,13 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         if self.ended.is_none() {
             let _ = kill_process(Pid::from_child(&self.child), signal);
+        }
+    }
+
+    /// Signals it and all that it started: each process begins a group of its own.
+    pub fn signal_group(&self, signal: Signal) {
+        if self.ended.is_none() {
+            let _ = kill_process_group(Pid::from_child(&self.child), signal);
         }
     }
 

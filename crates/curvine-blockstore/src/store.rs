@@ -89,14 +89,23 @@ impl BlockStore {
         self.get(key).is_some()
     }
 
-    /// What is here, after `after`, ascending, at most `limit` items; fewer means the end.
+    /// What is here, after `after`, ascending, at most `limit` items; none means the end.
     pub fn inventory(&self, after: Option<ContentKey>, limit: usize) -> Vec<InventoryItem> {
         use std::ops::Bound;
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        // A share from each table; beyond the last of one that may have more, others may have been asked for too little.
+        let share = limit.div_ceil(TABLES) + limit.isqrt();
+        let mut until: Option<ContentKey> = None;
         let mut found: Vec<Arc<Content>> = Vec::new();
         for table in &self.tables {
-            found.extend(table.read().range((start, Bound::Unbounded)).take(limit).map(|(_, content)| content.clone()));
+            let before = found.len();
+            found.extend(table.read().range((start, Bound::Unbounded)).take(share).map(|(_, content)| content.clone()));
+            if found.len() - before == share {
+                let last = found.last().map(|content| content.key);
+                until = last.filter(|last| until.is_none_or(|until| *last < until)).or(until);
+            }
         }
+        found.retain(|content| until.is_none_or(|until| content.key <= until));
         found.sort_unstable_by_key(|content| content.key);
         found.truncate(limit);
         found
@@ -229,7 +238,7 @@ impl BlockStore {
         let path = tier.path_of(content.key);
         let file = match self.disk.open(&path, false) {
             Ok(file) => Arc::new(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !tier.is_gone() => {
                 return Err(Error::new(ErrorKind::DataLoss, "the local file of a content is missing")
                     .with("file", path.display()));
             }

@@ -179,11 +179,16 @@ impl Tier {
 
     /// Turns an error of the disk into ours, and takes the directory out of service if the disk itself is at fault.
     pub fn fault(&self, error: io::Error, message: &'static str, path: &Path) -> Error {
-        if disk::is_disk_failure(&error) {
+        if disk::is_disk_failure(&error) || error.kind() == io::ErrorKind::NotFound && self.is_gone() {
             self.fail(&format!("{message}: {error}"));
             return Error::new(ErrorKind::Io, message).with("file", path.display()).caused_by(error);
         }
         io_error(error, message, path)
+    }
+
+    /// Whether the whole directory is not there any more: its disk was unmounted, or is covered.
+    pub fn is_gone(&self) -> bool {
+        !self.root.join("identity").exists()
     }
 
     /// Takes the directory out of service.

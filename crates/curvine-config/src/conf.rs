@@ -100,6 +100,8 @@ section! {
         data_dir: DataDirs = Vec::new();
         /// Bytes of each disk that the worker leaves free.
         dir_reserved: Size = 0;
+        /// How long a tier directory whose disk failed is left alone before it is tried again.
+        probe_after: Span = secs(30);
         /// Unix socket for clients on the same machine. Empty: `worker.sock` in the first tier directory; `none`: no socket.
         socket_path: File = PathBuf::new();
         /// Most bytes of file data in memory at once: requests being received, replies being built, ranges being fetched.

@@ -53,6 +53,8 @@ pub struct Leader {
     pub(crate) content_locks: KeyedLocks<InodeId>,
     /// One execution of a client's numbered command at a time: a retry waits for the first attempt.
     pub(crate) command_locks: KeyedLocks<(SessionId, u64)>,
+    /// One walk over the whole namespace at a time.
+    pub(crate) checks: tokio::sync::Semaphore,
     seals: SealQueue,
     pub(crate) started: Instant,
 }
@@ -78,6 +80,7 @@ impl Leader {
             ufs_flights: KeyedLocks::default(),
             content_locks: KeyedLocks::default(),
             command_locks: KeyedLocks::default(),
+            checks: tokio::sync::Semaphore::new(1),
             seals: SealQueue::default(),
             started: Instant::now(),
             replica,

@@ -7,6 +7,7 @@ mod coherence;
 #[cfg(test)]
 mod coherence_test;
 mod content;
+mod fsck;
 mod grants;
 mod keyed;
 mod leader;
@@ -26,3 +27,4 @@ mod workers;
 
 pub use options::MasterOptions;
 pub use server::Master;
+pub use state::MetaState;

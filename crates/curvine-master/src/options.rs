@@ -28,6 +28,8 @@ pub struct MasterOptions {
     pub limits: Limits,
     /// A snapshot is taken when this many bytes of log have been written since the last one.
     pub snapshot_log_bytes: u64,
+    /// A list of disk faults of the log that a test plants.
+    pub planted_log_faults: Option<PathBuf>,
 }
 
 impl MasterOptions {
@@ -44,6 +46,7 @@ impl MasterOptions {
             root_mode: 0o755,
             limits: Limits::default(),
             snapshot_log_bytes: 64 << 20,
+            planted_log_faults: None,
         }
     }
 }

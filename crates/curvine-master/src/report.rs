@@ -2,9 +2,60 @@
 
 use std::collections::HashMap;
 
-use curvine_proto::{ReportReply, SessionInfo, TierInfo, WorkerInfo};
+use curvine_proto::{LogHealth, LogMode, MasterMember, ReportReply, SessionInfo, TierInfo, WorkerInfo};
+use curvine_raft::{Mode, Replica, Status};
 
 use crate::leader::Leader;
+use crate::state::MetaState;
+
+fn log_health(status: &Status) -> LogHealth {
+    let (mode, reason) = match &status.mode {
+        Mode::Working => (LogMode::Working, String::new()),
+        Mode::ReadOnly(reason) => (LogMode::ReadOnly, reason.clone()),
+        Mode::Failed(reason) => (LogMode::Failed, reason.clone()),
+    };
+    LogHealth {
+        mode: mode as i32,
+        reason,
+        snapshot_error: status.snapshot_error.clone().unwrap_or_default(),
+        applied: status.applied,
+        snapshot_index: status.snapshot_index,
+        term: status.term,
+    }
+}
+
+fn members(status: &Status) -> Vec<MasterMember> {
+    let member = |member: &curvine_raft::Member| MasterMember {
+        node: member.node,
+        address: member.address.clone(),
+        voter: member.voter,
+        leader: member.node == status.leader.leader,
+    };
+    status.members.iter().map(member).collect()
+}
+
+/// What a master that does not lead can tell: of itself and of the replicated state as far as it has come.
+pub(crate) fn of_follower(replica: &Replica<MetaState>) -> ReportReply {
+    let status = replica.status();
+    let (cluster, feature_level, counts) = {
+        let state = replica.state().read();
+        (state.0.cluster(), state.0.feature_level(), state.0.counts())
+    };
+    ReportReply {
+        cluster: cluster.map(|cluster| cluster.0.to_vec().into()).unwrap_or_default(),
+        software: env!("CARGO_PKG_VERSION").to_string(),
+        inodes: counts.inodes,
+        files: counts.files,
+        directories: counts.directories,
+        log_index: status.applied,
+        feature_level: u64::from(feature_level),
+        leader: status.leader.address.clone(),
+        voters: status.members.iter().filter(|member| member.voter).count() as u32,
+        log: Some(log_health(&status)),
+        members: members(&status),
+        ..ReportReply::default()
+    }
+}
 
 impl Leader {
     pub(crate) fn report(&self) -> ReportReply {
@@ -60,10 +111,12 @@ impl Leader {
             log_index: status.applied,
             leases: self.coherence.lease_count() as u64,
             feature_level: u64::from(feature_level),
-            leader: status.leader.address,
+            leader: status.leader.address.clone(),
             voters: status.members.iter().filter(|member| member.voter).count() as u32,
             garbage: counts.garbage,
             gauges,
+            log: Some(log_health(&status)),
+            members: members(&status),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use curvine_namespace::Namespace;
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{Command, InitCluster, PeerRole};
+use curvine_proto::{Command, InitCluster, Method, PeerRole};
 use curvine_raft::{LeaderState, Mode, Options, Replica};
 use curvine_rpc::{Auth, Call, ClusterCell, Connector, Peer, Reply, Server, Service};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
@@ -45,6 +45,11 @@ impl Service for Front {
         let leader = self.leading.read().as_ref().map(|leading| leading.leader.clone());
         match leader {
             Some(leader) => leader.answer_call(call).boxed(),
+            // Without any leader, whoever is asked says what he knows: an operator is looking for the reason.
+            None if call.method == Method::Report && self.replica.leader().address.is_empty() => {
+                let reply = Reply::new(&crate::report::of_follower(&self.replica));
+                async move { Ok(reply) }.boxed()
+            }
             None => {
                 let known = self.replica.leader().address;
                 let error = Error::new(ErrorKind::NotLeader, "this master is not the leader").with("leader", known);
@@ -92,6 +97,7 @@ impl Master {
         let mut raft = Options::new(&options.journal_dir);
         raft.address = format!("{}:{}", options.hostname, options.bind.rsplit(':').next().unwrap_or_default());
         raft.snapshot_log_bytes = options.snapshot_log_bytes;
+        raft.planted_faults = options.planted_log_faults.clone();
         let replica = Replica::open(raft, MetaState(Namespace::new())).await?;
         let in_log = replica.state().read().0.cluster();
         match in_log {

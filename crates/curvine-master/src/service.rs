@@ -101,6 +101,9 @@ impl Leader {
             Method::MountTable => Ok(Reply::new(&self.mount_table())),
             Method::Report => Ok(Reply::new(&self.report())),
 
+            Method::CheckNamespace => reply(self.check_namespace().await),
+            Method::ListPlaced => Ok(Reply::new(&self.list_placed(call.request()?))),
+
             Method::RegisterWorker => {
                 only_workers(&call.peer)?;
                 let request = call.request()?;
@@ -150,5 +153,7 @@ fn is_read(method: Method) -> bool {
             | Method::Open
             | Method::MountTable
             | Method::ResolveContent
+            | Method::CheckNamespace
+            | Method::ListPlaced
     )
 }

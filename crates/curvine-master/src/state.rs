@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use curvine_namespace::Namespace;
 use curvine_proto::{CommandBatch, Outcome};
 use curvine_raft::{SnapshotSource, StateMachine};
-use curvine_types::Result;
+use curvine_types::{ClusterId, Result};
 
 /// What the log is applied to.
 pub struct MetaState(pub Namespace);
@@ -15,6 +15,24 @@ struct Frozen(curvine_namespace::Snapshot);
 impl SnapshotSource for Frozen {
     fn write_to(&self, writer: &mut dyn Write) -> std::io::Result<()> {
         self.0.write_to(writer)
+    }
+}
+
+impl Default for MetaState {
+    fn default() -> Self {
+        Self(Namespace::new())
+    }
+}
+
+impl curvine_raft::Salvage for MetaState {
+    fn restore_remains(&mut self, reader: &mut dyn Read, cluster: ClusterId) -> Result<Vec<String>> {
+        let (namespace, lost) = Namespace::restore_remains(reader, cluster)?;
+        self.0 = namespace;
+        Ok(lost)
+    }
+
+    fn repair(&mut self, lossy: bool) -> Vec<String> {
+        self.0.repair(lossy)
     }
 }
 

@@ -95,6 +95,20 @@ pub enum Wanted {
     No,
 }
 
+/// A content that workers have, as the log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlacedRecord {
+    pub inode: InodeId,
+    pub generation: Generation,
+    pub version: BlockVersion,
+    pub workers: Vec<WorkerId>,
+    pub size: u64,
+    /// Writes may be going on.
+    pub live: bool,
+    /// One of the file's paths; only where one content is asked for.
+    pub path: Option<Vec<u8>>,
+}
+
 /// Numbers for reports and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {

@@ -11,6 +11,7 @@ mod memory;
 mod namespace;
 mod read;
 mod record;
+mod repair;
 mod report;
 mod siphash;
 mod snapshot;
@@ -22,7 +23,7 @@ mod window;
 
 pub use api::*;
 pub use namespace::Namespace;
-pub use snapshot::Snapshot;
+pub use snapshot::{Head, Snapshot, snapshot_of_portable};
 
 #[cfg(test)]
 mod tests;

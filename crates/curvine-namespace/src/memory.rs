@@ -166,6 +166,10 @@ impl Store for Memory {
         self.placed.remove(&id);
     }
 
+    fn placed_after(&self, after: InodeId) -> impl Iterator<Item = (InodeId, &Arc<Placed>)> {
+        self.placed.range(&after.saturating_add(1)).map(|(id, placed)| (*id, placed))
+    }
+
     fn all_placed(&self) -> impl Iterator<Item = (InodeId, &Arc<Placed>)> {
         self.placed.iter().map(|(id, placed)| (*id, placed))
     }

@@ -108,6 +108,11 @@ impl Namespace {
         self.state.result(session, sequence)
     }
 
+    /// A copy that later commands do not change, in constant time.
+    pub fn frozen(&self) -> Namespace {
+        Namespace { state: self.state.clone() }
+    }
+
     /// Freezes the state, in constant time.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot { state: self.state.clone() }
@@ -116,6 +121,21 @@ impl Namespace {
     /// Reads what [`Snapshot::write_to`] wrote. `Corrupt` (damaged) and `Foreign` (not ours, or newer) name section and offset.
     pub fn restore(reader: &mut dyn Read) -> Result<Namespace> {
         Ok(Namespace { state: crate::snapshot::restore(reader)? })
+    }
+
+    /// Reads what is left of a damaged snapshot, with a list in words of what is missing. To be followed by [`repair`](Self::repair).
+    pub fn restore_remains(reader: &mut dyn Read, cluster: ClusterId) -> Result<(Namespace, Vec<String>)> {
+        let remains = crate::snapshot::restore_lenient(reader, cluster)?;
+        Ok((Namespace { state: remains.state }, remains.lost))
+    }
+
+    /// Makes a state with holes whole again, so that [`check`](Self::check) holds; what was done, in words.
+    /// `lossy`: commands or records are missing.
+    pub fn repair(&mut self, lossy: bool) -> Vec<String> {
+        if !lossy && self.check().is_ok() {
+            return Vec::new();
+        }
+        self.state.repair(lossy)
     }
 
     /// Verifies every invariant of the state, by walking all of it; for tests and for a doubting operator.

@@ -97,6 +97,19 @@ impl Namespace {
             .collect()
     }
 
+    /// Contents that workers have, of inodes above `after`, ascending, at most `limit`.
+    pub fn placed_after(&self, after: InodeId, limit: usize) -> Vec<PlacedRecord> {
+        let placed = self.state.store.placed_after(after);
+        placed.filter_map(|(id, placed)| self.state.placed_record(id, placed)).take(limit).collect()
+    }
+
+    /// The content of one file that workers have, with a path of the file.
+    pub fn placed(&self, inode: InodeId) -> Option<PlacedRecord> {
+        let placed = self.state.store.placed(inode)?;
+        let record = self.state.placed_record(inode, &placed)?;
+        Some(PlacedRecord { path: self.state.path(inode), ..record })
+    }
+
     /// Whether a content is known to be garbage.
     pub fn is_garbage(&self, inode: InodeId, generation: Generation, worker: WorkerId) -> bool {
         self.state.garbage.contains(&(worker, inode, generation))
@@ -130,6 +143,23 @@ fn session_record(id: SessionId, session: &Session) -> SessionRecord {
 }
 
 impl State {
+    fn placed_record(&self, inode: InodeId, placed: &Placed) -> Option<PlacedRecord> {
+        let Placed::Blocks(blocks) = placed else { return None };
+        let record = self.store.inode(inode)?;
+        let mut workers: Vec<WorkerId> = blocks.extents.iter().flat_map(|extent| extent.workers.clone()).collect();
+        workers.sort_unstable();
+        workers.dedup();
+        Some(PlacedRecord {
+            inode,
+            generation: record.content,
+            version: blocks.extents.first().map_or(0, |extent| extent.version),
+            workers,
+            size: record.size,
+            live: record.has(LIVE),
+            path: None,
+        })
+    }
+
     fn mount_info(&self, id: MountId, mount: &Mount) -> MountInfo {
         MountInfo {
             id,

@@ -11,12 +11,16 @@
 //! All numbers are little endian. Sections come in ascending order, records within them by their keys, so that equal
 //! states have equal bytes. A reader believes no length before a checksum has confirmed it.
 
+mod lenient;
+mod portable;
 mod reader;
 mod record_forms;
 mod writer;
 
 use crate::state::State;
 
+pub(crate) use lenient::restore_lenient;
+pub use portable::{Head, snapshot_of_portable};
 pub(crate) use reader::restore;
 
 const MAGIC: [u8; 8] = *b"CVNSNAP\n";

@@ -50,6 +50,8 @@ pub trait Store: Clone {
     fn placed(&self, id: InodeId) -> Option<Arc<Placed>>;
     fn put_placed(&mut self, id: InodeId, placed: Arc<Placed>);
     fn remove_placed(&mut self, id: InodeId);
+    /// Layouts of inodes above `after`, ascending.
+    fn placed_after(&self, after: InodeId) -> impl Iterator<Item = (InodeId, &Arc<Placed>)>;
     fn all_placed(&self) -> impl Iterator<Item = (InodeId, &Arc<Placed>)>;
 
     /// The bytes of inline content or of a symlink; none are kept for empty ones.

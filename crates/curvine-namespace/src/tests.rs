@@ -9,5 +9,6 @@ mod locks;
 mod model;
 mod names;
 mod rename;
+mod rescue;
 mod sessions;
 mod ufs;

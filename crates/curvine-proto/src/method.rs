@@ -83,6 +83,12 @@ methods! {
     /// Master to worker.
     Probe = 241,
 
+    /// Operator to master: whether the namespace is sound, and what it says that workers have.
+    CheckNamespace = 220,
+    ListPlaced = 221,
+    /// Operator to worker: what it has.
+    ListHeld = 222,
+
     /// Between masters.
     RaftAppend = 150,
     RaftVote = 151,

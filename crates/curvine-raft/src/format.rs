@@ -11,6 +11,10 @@ use curvine_types::{ClusterId, Error, ErrorKind, Result};
 /// Version of every file format of this crate.
 pub(crate) const FORMAT_VERSION: u32 = 1;
 
+/// What to do about a directory that is refused.
+pub(crate) const WAY_OUT: &str = "with other masters: wipe the directory and let it rejoin; else restore it from a copy, or rescue what can be \
+     read with `cv meta dump` and `cv meta load`, see docs/OPERATIONS.md";
+
 /// CRC-32C of the concatenation.
 pub(crate) fn crc32c(parts: &[&[u8]]) -> u32 {
     let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);

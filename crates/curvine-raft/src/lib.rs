@@ -24,11 +24,15 @@ mod machine;
 mod network;
 mod node_file;
 mod options;
+mod planted;
 mod proposer;
 mod replica;
 #[cfg(test)]
 mod replica_test;
 mod reserve;
+mod salvage;
+#[cfg(test)]
+mod salvage_test;
 mod serving;
 mod snapshot;
 mod snapshotter;
@@ -42,6 +46,7 @@ pub use machine::{SnapshotSource, StateMachine};
 pub use node_file::NodeFile;
 pub use options::Options;
 pub use replica::Replica;
+pub use salvage::{Foundation, Salvage, Salvaged, found, salvage};
 pub use serving::RaftService;
 pub use status::{LeaderState, Member, Mode, Status};
 pub use transport::{RaftTransport, RpcTransport};

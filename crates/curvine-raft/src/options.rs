@@ -44,6 +44,8 @@ pub struct Options {
     pub snapshot_timeout: Duration,
     /// Where other replicas reach this one, `host:port`; kept in the membership when the cluster is first started.
     pub address: String,
+    /// A list of disk faults that a test plants; see `planted`.
+    pub planted_faults: Option<PathBuf>,
     /// Whether a replica without any log starts a cluster of its own (one voter) or waits to be added to one.
     pub bootstrap: bool,
 }
@@ -69,6 +71,7 @@ impl Options {
             election_timeout: Duration::from_millis(1000),
             snapshot_timeout: Duration::from_secs(10),
             address: String::new(),
+            planted_faults: None,
             bootstrap: true,
         }
     }

@@ -23,6 +23,7 @@ use crate::leadership::watch_leadership;
 use crate::log::store::{LogPlace, LogReader, LogStore};
 use crate::network::Network;
 use crate::node_file::NAME as NODE_FILE;
+use crate::planted::PlantedDisk;
 use crate::proposer::{Proposer, Queue};
 use crate::snapshot::store::SnapshotStore;
 use crate::snapshotter::Snapshotter;
@@ -83,7 +84,11 @@ impl<S: StateMachine> Replica<S> {
 
     /// As [`open`](Self::open), with a way to other replicas.
     pub async fn open_with(options: Options, machine: S, transport: Option<Arc<dyn RaftTransport>>) -> Result<Self> {
-        Self::open_on(Arc::new(RealDisk), options, machine, transport).await
+        let disk: Arc<dyn Disk> = match &options.planted_faults {
+            Some(plan) => Arc::new(PlantedDisk::new(plan.clone())),
+            None => Arc::new(RealDisk),
+        };
+        Self::open_on(disk, options, machine, transport).await
     }
 
     pub(crate) async fn open_on(
@@ -422,7 +427,7 @@ fn recover<S: StateMachine>(
 }
 
 /// Two processes in one directory would destroy each other's log.
-fn lock(dir: &Path) -> Result<File> {
+pub(crate) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(NODE_FILE);
     let file = File::open(&path)
         .map_err(|source| Error::from_io(source, "cannot open the node file").with("file", path.display()))?;

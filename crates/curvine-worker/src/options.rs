@@ -38,6 +38,8 @@ pub struct WorkerOptions {
     pub master_timeout: Duration,
     /// Most file descriptors kept open.
     pub open_files: usize,
+    /// How long a failed tier directory is left alone before it is tried again.
+    pub probe_after: Duration,
 }
 
 impl Default for WorkerOptions {
@@ -57,6 +59,7 @@ impl Default for WorkerOptions {
             ufs_timeout: Duration::from_secs(20),
             master_timeout: Duration::from_secs(10),
             open_files: 4096,
+            probe_after: Duration::from_secs(30),
         }
     }
 }
@@ -104,6 +107,7 @@ impl WorkerOptions {
             ufs_timeout: worker.ufs_timeout,
             master_timeout: worker.master_timeout,
             open_files: worker.open_files,
+            probe_after: worker.probe_after,
         })
     }
 }

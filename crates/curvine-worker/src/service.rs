@@ -3,12 +3,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use curvine_blockstore::ContentKey;
+use curvine_blockstore::{ContentKey, ContentKind, InventoryItem};
 use curvine_proto::{
     ContentId, ContentMapRequest, DeleteContentRequest, Empty, ExposeRequest, FallocateRequest, FillRequest,
-    FsyncRequest, Method, OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, SealRequest,
-    SeekRequest, SetMtimeRequest, StatRequest, TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply,
-    UfsStatRequest, WriteRequest,
+    FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method, OpenContentRequest, PeerRole,
+    PlaceRequest, ProbeRequest, ReadRequest, SealRequest, SeekRequest, SetMtimeRequest, StatRequest, TruncateRequest,
+    UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
@@ -22,6 +22,8 @@ use crate::cached;
 use crate::engine::Engine;
 use crate::local;
 
+/// Most contents in one reply to `ListHeld`.
+const HELD_MAX: usize = 4096;
 /// Most contents that one `DeleteContent` names.
 const DELETES_MAX: usize = 10_000;
 
@@ -104,6 +106,7 @@ impl WorkerService {
                 };
                 Ok(Reply::new(&reply))
             }
+            Method::ListHeld => Ok(Reply::new(&held(engine, &call.request()?))),
             Method::Fill => {
                 let request: FillRequest = call.request()?;
                 let Target { key, version } = target(engine, &call, &request.content)?;
@@ -204,6 +207,24 @@ fn writable(engine: &Engine, call: &Call, content: &Option<ContentId>) -> Result
             .with("inode", target.key.inode));
     }
     Ok(target)
+}
+
+fn held(engine: &Engine, request: &ListHeldRequest) -> ListHeldReply {
+    let limit = (request.limit as usize).clamp(1, HELD_MAX);
+    let after = ContentKey::new(request.after_inode, request.after_generation);
+    let items = engine.store.inventory(Some(after), limit);
+    let content = |item: &InventoryItem| HeldContent {
+        inode: item.key.inode,
+        generation: item.key.generation,
+        version: item.version,
+        kind: match item.kind {
+            ContentKind::Live => HeldKind::Live,
+            ContentKind::Sealed => HeldKind::Sealed,
+            ContentKind::Cached => HeldKind::Cached,
+            ContentKind::Lost => HeldKind::Lost,
+        } as i32,
+    };
+    ListHeldReply { contents: items.iter().map(content).collect(), end: items.is_empty() }
 }
 
 async fn list(engine: &Engine, request: UfsListRequest, deadline: Instant) -> Result<UfsListReply> {

@@ -236,7 +236,8 @@ async fn join(
 /// Opens the block store on its cluster's directories and puts the parts together.
 async fn open_engine(options: WorkerOptions, cluster: ClusterId, master: Channel) -> Result<Arc<Engine>> {
     let tiers = options.tiers.clone();
-    let store_options = Options { open_files: options.open_files, ..Options::default() };
+    let store_options =
+        Options { open_files: options.open_files, probe_after: options.probe_after, ..Options::default() };
     let opening = tokio::task::spawn_blocking(move || BlockStore::open(cluster, &tiers, store_options));
     let store = opening
         .await

@@ -129,11 +129,43 @@ pub enum ToolCommand {
         #[arg(default_value = "summary")]
         what: ReportKind,
     },
+    /// Check that the metadata is sound and that the workers hold what it names, on the running cluster
+    ///
+    /// Exit codes: 0 all is well; 3 something is wrong; 4 nothing wrong was found, but not everything could be checked; 1 it could not run.
+    Fsck,
+    /// Take the metadata out of a master's directory, or make a fresh directory of it, without a running master
+    Meta {
+        #[command(subcommand)]
+        command: MetaCommand,
+    },
     /// The workers
     Node {
         /// List them (what happens anyway)
         #[arg(long)]
         list: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum MetaCommand {
+    /// Write all metadata as JSON lines; of a damaged directory, what can be read, with a list of what cannot
+    ///
+    /// Exit code 3 if anything was lost.
+    Dump {
+        /// Directory of the master, which must not be running; else [journal] journal_dir
+        #[arg(long, value_name = "DIR")]
+        journal_dir: Option<PathBuf>,
+        /// Where to; else standard output. It holds the secrets of mounts, so only its owner may read it
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Make a fresh directory of what `cv meta dump` wrote, of the same cluster, for one master
+    Load {
+        /// Directory to be made; it must not be there, or be empty; else [journal] journal_dir
+        #[arg(long, value_name = "DIR")]
+        journal_dir: Option<PathBuf>,
+        /// What was dumped; -: standard input
+        input: PathBuf,
     },
 }
 

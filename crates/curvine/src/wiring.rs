@@ -24,7 +24,9 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
         inflight_bytes: Budget::new(usize::try_from(conf.master.memory_limit).unwrap_or(usize::MAX)),
         ..Limits::default()
     };
+    let planted = std::env::var_os("CURVINE_FAULT_LOG_DISK").filter(|_| conf.general.testing);
     Ok(MasterOptions {
+        planted_log_faults: planted.map(PathBuf::from),
         hostname: conf.master.hostname.clone(),
         bind: bind_address(conf, &conf.master.hostname, conf.master.rpc_port),
         secret: conf.secret()?,
@@ -36,6 +38,11 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
         snapshot_log_bytes: conf.journal.snapshot_log_size,
         ..MasterOptions::new(&conf.journal.journal_dir)
     })
+}
+
+/// How this master is entered among the members of the log.
+pub fn member_address(conf: &ClusterConf) -> String {
+    format!("{}:{}", conf.master.hostname, conf.master.rpc_port)
 }
 
 /// The settings of a mount's client.

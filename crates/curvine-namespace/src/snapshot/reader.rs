@@ -65,7 +65,7 @@ pub(crate) fn restore(reader: &mut dyn Read) -> Result<State> {
     Ok(state)
 }
 
-fn take_record(
+pub(super) fn take_record(
     state: &mut State,
     locks: &mut BTreeMap<u64, Vec<Lock>>,
     input: &Input,
@@ -272,15 +272,15 @@ fn lock(form: &LockForm) -> Lock {
 }
 
 /// A little-endian number of four bytes.
-fn word(bytes: &[u8]) -> u32 {
+pub(super) fn word(bytes: &[u8]) -> u32 {
     bytes.iter().take(4).rev().fold(0, |word, byte| word << 8 | u32::from(*byte))
 }
 
 /// The source, and where in it we are, for errors.
-struct Input<'a> {
-    reader: &'a mut dyn Read,
-    offset: u64,
-    section: Section,
+pub(super) struct Input<'a> {
+    pub reader: &'a mut dyn Read,
+    pub offset: u64,
+    pub section: Section,
 }
 
 impl Input<'_> {

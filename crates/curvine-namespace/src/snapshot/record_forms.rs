@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use curvine_proto::{Message, UfsMountSettings};
+use serde::{Deserialize, Serialize};
 
 /// Declares messages, all of whose fields are scalars of the given protobuf types.
 macro_rules! forms {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty = $tag:literal $kind:ident,)* })*) => {
-        $($(#[$doc])* #[derive(Clone, PartialEq, Message)]
+        $($(#[$doc])* #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+        #[serde(default)]
         pub struct $name { $(#[prost($kind, tag = $tag)] pub $field: $type,)* })*
     };
 }
@@ -82,7 +84,8 @@ forms! {
 }
 
 /// `spent` holds pairs: first and last number of each range.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SessionForm {
     #[prost(uint64, tag = "1")]
     pub id: u64,
@@ -100,7 +103,8 @@ pub struct SessionForm {
     pub spent: Vec<u64>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MountForm {
     #[prost(uint32, tag = "1")]
     pub id: u32,
@@ -118,7 +122,8 @@ pub struct MountForm {
     pub root: u64,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GrantForm {
     #[prost(uint64, tag = "1")]
     pub inode: u64,
@@ -129,7 +134,8 @@ pub struct GrantForm {
 }
 
 /// One of `blocks` and `ufs` is set.
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct PlacedForm {
     #[prost(uint64, tag = "1")]
     pub inode: u64,
@@ -139,7 +145,8 @@ pub struct PlacedForm {
     pub ufs: Option<UfsForm>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BlocksForm {
     #[prost(uint64, tag = "1")]
     pub block_size: u64,
@@ -149,7 +156,8 @@ pub struct BlocksForm {
     pub extents: Vec<curvine_proto::Extent>,
 }
 
-#[derive(Clone, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[serde(default)]
 pub struct UfsForm {
     #[prost(uint32, tag = "1")]
     pub mount: u32,

@@ -3,6 +3,8 @@
 use std::io::{self, Write};
 
 use curvine_proto::Message;
+use curvine_types::ClusterId;
+use serde::Serialize;
 
 use super::record_forms::*;
 use super::{BLOCK_HEADER_LEN, BLOCK_TARGET, MAGIC, Section, Snapshot, VERSION, crc32c};
@@ -14,21 +16,26 @@ impl Snapshot {
     /// Writes the state; readable by `Namespace::restore`. Needs no more memory than one block.
     pub fn write_to(&self, writer: &mut dyn Write) -> io::Result<()> {
         let state = &self.state;
-        let cluster = state.meta.cluster.unwrap_or_default();
-        let mut header = [&MAGIC[..], &VERSION.to_le_bytes(), &cluster.0].concat();
-        header.extend(crc32c(&header).to_le_bytes());
-        writer.write_all(&header)?;
-
-        let mut blocks = Blocks { writer, section: Section::End, number: 0, records: 0, total: 0, payload: Vec::new() };
-        write_cluster(state, &mut blocks)?;
-        write_tree(state, &mut blocks)?;
-        write_content(state, &mut blocks)?;
-        write_holdings(state, &mut blocks)?;
+        let mut blocks = Blocks::begin(writer, state.meta.cluster.unwrap_or_default())?;
+        write_state(state, &mut blocks)?;
         blocks.finish()
     }
 }
 
-fn write_cluster(state: &State, blocks: &mut Blocks) -> io::Result<()> {
+/// Takes the records of a state, section by section.
+pub(super) trait Sink {
+    fn put<M: Message + Serialize>(&mut self, section: Section, record: &M) -> io::Result<()>;
+}
+
+/// All records of a state but the end.
+pub(super) fn write_state(state: &State, sink: &mut impl Sink) -> io::Result<()> {
+    write_cluster(state, sink)?;
+    write_tree(state, sink)?;
+    write_content(state, sink)?;
+    write_holdings(state, sink)
+}
+
+fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     let meta = &state.meta;
     let form = MetaForm {
         feature_level: meta.feature_level,
@@ -82,7 +89,7 @@ fn write_cluster(state: &State, blocks: &mut Blocks) -> io::Result<()> {
     Ok(())
 }
 
-fn write_tree(state: &State, blocks: &mut Blocks) -> io::Result<()> {
+fn write_tree(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (id, inode) in state.store.inodes() {
         blocks.put(Section::Inodes, &inode_form(id, &inode))?;
     }
@@ -100,7 +107,7 @@ fn write_tree(state: &State, blocks: &mut Blocks) -> io::Result<()> {
     Ok(())
 }
 
-fn write_content(state: &State, blocks: &mut Blocks) -> io::Result<()> {
+fn write_content(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, data) in state.store.all_inline() {
         blocks.put(Section::Inline, &InlineForm { inode, data: data.to_vec() })?;
     }
@@ -119,7 +126,7 @@ fn write_content(state: &State, blocks: &mut Blocks) -> io::Result<()> {
     Ok(())
 }
 
-fn write_holdings(state: &State, blocks: &mut Blocks) -> io::Result<()> {
+fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, grant) in state.grants.iter() {
         let form = GrantForm { inode: *inode, epoch: grant.epoch, writers: grant.writers.clone() };
         blocks.put(Section::Grants, &form)?;
@@ -203,7 +210,7 @@ fn lock_form(inode: u64, lock: &Lock) -> LockForm {
 }
 
 /// Gathers records into blocks.
-struct Blocks<'a> {
+pub(super) struct Blocks<'a> {
     writer: &'a mut dyn Write,
     section: Section,
     number: u32,
@@ -212,8 +219,8 @@ struct Blocks<'a> {
     payload: Vec<u8>,
 }
 
-impl Blocks<'_> {
-    fn put(&mut self, section: Section, record: &impl Message) -> io::Result<()> {
+impl Sink for Blocks<'_> {
+    fn put<M: Message + Serialize>(&mut self, section: Section, record: &M) -> io::Result<()> {
         if section != self.section || self.payload.len() >= BLOCK_TARGET {
             self.close()?;
             self.section = section;
@@ -222,6 +229,21 @@ impl Blocks<'_> {
         self.records += 1;
         self.total += 1;
         Ok(())
+    }
+}
+
+impl<'a> Blocks<'a> {
+    /// Writes the header.
+    pub fn begin(writer: &'a mut dyn Write, cluster: ClusterId) -> io::Result<Self> {
+        let mut header = [&MAGIC[..], &VERSION.to_le_bytes(), &cluster.0].concat();
+        header.extend(crc32c(&header).to_le_bytes());
+        writer.write_all(&header)?;
+        Ok(Self { writer, section: Section::End, number: 0, records: 0, total: 0, payload: Vec::new() })
+    }
+
+    /// The section of the last record.
+    pub fn section(&self) -> Section {
+        self.section
     }
 
     fn close(&mut self) -> io::Result<()> {
@@ -242,7 +264,8 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    /// Writes the end.
+    pub fn finish(mut self) -> io::Result<()> {
         let records = self.total;
         self.put(Section::End, &EndForm { records })?;
         self.close()

@@ -8,7 +8,7 @@ use super::driver::*;
 use crate::Namespace;
 
 /// A state with something in every section.
-fn full() -> Driver {
+pub fn full() -> Driver {
     let mut d = Driver::new();
     let (session, worker) = (d.session("host:/mnt"), d.worker(1));
     let dir = d.mkdir(ROOT, "dir");

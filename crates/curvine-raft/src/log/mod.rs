@@ -6,6 +6,7 @@
 pub(crate) mod memory;
 pub(crate) mod read;
 pub(crate) mod recovery;
+pub(crate) mod remains;
 pub(crate) mod segment;
 pub(crate) mod store;
 pub(crate) mod writer;

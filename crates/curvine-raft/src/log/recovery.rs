@@ -14,7 +14,7 @@ use super::memory::Segment;
 use super::segment::{self, HEADER_LEN, Header};
 use crate::disk::Disk;
 use crate::entry::LogId;
-use crate::format::corrupt;
+use crate::format::{WAY_OUT, corrupt};
 
 /// The log as it lies on disk.
 #[derive(Debug, Default)]
@@ -67,11 +67,7 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, cluster: ClusterId) -> R
         let file = disk.open(&path).map_err(|source| io_failed(source, &path))?;
         if let Some((offset, what)) = scan.bad {
             let next = header.first + scan.ends.len() as u64;
-            let damaged = |error: Error| {
-                error
-                    .with("index", next)
-                    .with("way out", "restore the directory from a copy, or wipe it and let it rejoin")
-            };
+            let damaged = |error: Error| error.with("index", next).with("way out", WAY_OUT);
             if position + 1 < count {
                 return Err(damaged(corrupt(
                     &path,

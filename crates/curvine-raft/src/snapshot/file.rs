@@ -17,7 +17,7 @@ use crate::disk::DiskFile;
 use crate::format::{Fields, PREAMBLE_LEN, check_preamble, corrupt, crc32c, put_preamble};
 
 const MAGIC: &[u8; 8] = b"CVsnap\r\n";
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 const META_LEN_MAX: usize = 1 << 20;
 
 fn chunk_sum(number: u64, bytes: &[u8]) -> u32 {

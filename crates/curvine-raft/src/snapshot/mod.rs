@@ -1,6 +1,7 @@
 //! Snapshots: `file` is the format, `store` the directory with the newest few of them.
 
 mod file;
+pub(crate) mod remains;
 pub(crate) mod store;
 #[cfg(test)]
 mod store_test;

@@ -16,7 +16,7 @@ use super::SnapshotFile;
 use super::file::{Reader, Writer};
 use crate::disk::Disk;
 use crate::entry::{LogId, Types, snapshot_meta_from_proto, snapshot_meta_to_proto};
-use crate::format::corrupt;
+use crate::format::{WAY_OUT, corrupt};
 use crate::machine::SnapshotSource;
 
 pub(crate) type Meta = openraft::SnapshotMeta<u64, BasicNode>;
@@ -54,7 +54,7 @@ fn file_name(last: LogId) -> String {
 }
 
 /// Term and index in a snapshot's name.
-fn parse_file_name(name: &str) -> Option<(u64, u64)> {
+pub(super) fn parse_file_name(name: &str) -> Option<(u64, u64)> {
     let (term, index) = name.strip_prefix("snap-")?.strip_suffix(".snap")?.split_once('-')?;
     Some((term.parse().ok()?, index.parse().ok()?))
 }
@@ -107,9 +107,7 @@ impl SnapshotStore {
                 Error::new(ErrorKind::Corrupt, "the log does not reach back to any snapshot")
                     .with("path", dir.display())
             });
-            return Err(missing
-                .with("log starts after", log_start.unwrap_or(0))
-                .with("way out", "restore the directory from a copy, or wipe it and let it rejoin"));
+            return Err(missing.with("log starts after", log_start.unwrap_or(0)).with("way out", WAY_OUT));
         }
         store.set_damaged_aside(index_of(&restored.meta))?;
         // Older ones are kept unread until they are needed or pruned.
@@ -119,6 +117,11 @@ impl SnapshotStore {
             }
         }
         Ok((store, restored))
+    }
+
+    /// For a new directory, to write its first snapshot.
+    pub fn fresh(disk: Arc<dyn Disk>, dir: &Path, cluster: ClusterId) -> Self {
+        Self { disk, dir: dir.to_path_buf(), cluster, kept: 1, stored: Mutex::default() }
     }
 
     /// (term, index, path) of the snapshot files, oldest first; unfinished ones are removed.

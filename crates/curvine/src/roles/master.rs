@@ -1,5 +1,7 @@
 //! `curvine master`.
 
+use std::time::Duration;
+
 use curvine_config::Role;
 use curvine_master::Master;
 use curvine_types::Result;
@@ -9,13 +11,21 @@ use crate::args::Common;
 use crate::signals::Stop;
 use crate::wiring;
 
-/// Runs until a signal.
+/// A master that cannot go on only tells its callers so.
+const FAILED_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs until a signal, or until the disk of its log has failed: then whoever supervises it starts it again, which reads what is
+/// really there.
 pub async fn run(common: &Common) -> Result<()> {
     let conf = prepare(common, Role::Master)?;
     let stop = Stop::listen()?;
     let master = Master::start(wiring::master(&conf)?).await?;
-    stop.asked().await;
-    master.shutdown(GRACE).await;
+    let failure = tokio::select! {
+        () = stop.asked() => None,
+        error = master.failed() => Some(error),
+    };
+    let grace = if failure.is_some() { FAILED_GRACE } else { GRACE };
+    master.shutdown(grace).await;
     tracing::info!("stopped");
-    Ok(())
+    failure.map_or(Ok(()), Err)
 }

@@ -49,7 +49,7 @@ pub async fn run(common: &Common, arguments: StandaloneArgs) -> Result<()> {
     let master = Master::start(wiring::master(&conf)?).await?;
     let outcome = async {
         let worker = Worker::start(wiring::worker(&conf)?).await?;
-        let outcome = with_worker(&conf, &worker, &conf_file, &wanted, arguments.mount.is_some(), stop).await;
+        let outcome = with_worker(&conf, &master, &worker, &conf_file, &wanted, arguments.mount.is_some(), stop).await;
         worker.shutdown(GRACE).await;
         outcome
     };
@@ -61,8 +61,17 @@ pub async fn run(common: &Common, arguments: StandaloneArgs) -> Result<()> {
     outcome
 }
 
+/// Waits until one of them cannot go on, and says why.
+async fn failure(master: &Master, worker: &Worker) -> Error {
+    tokio::select! {
+        error = master.failed() => error,
+        error = worker.failure() => error,
+    }
+}
+
 async fn with_worker(
     conf: &ClusterConf,
+    master: &Master,
     worker: &Worker,
     conf_file: &Path,
     wanted: &[UfsMountArgs],
@@ -76,7 +85,7 @@ async fn with_worker(
         welcome(conf, conf_file, None, wanted);
         tokio::select! {
             () = stop.asked() => return Ok(()),
-            error = worker.failure() => return Err(error),
+            error = failure(master, worker) => return Err(error),
         }
     }
     let mounted = Mounted::start(conf).await?;
@@ -84,7 +93,7 @@ async fn with_worker(
     let failure = tokio::select! {
         () = stop.asked() => None,
         () = mounted.mount.wait() => None,
-        error = worker.failure() => Some(error),
+        error = failure(master, worker) => Some(error),
     };
     let ended = mounted.end().await;
     failure.map_or(ended, Err)

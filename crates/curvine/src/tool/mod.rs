@@ -3,7 +3,9 @@
 //! Each command connects a session of its own, asks, and closes it. The master checks what its user may do.
 
 pub mod fs;
+mod fsck;
 mod load;
+mod meta;
 pub mod mounts;
 mod node;
 pub mod output;
@@ -15,12 +17,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use curvine_client::{FileSystem, NoEvents};
+use curvine_client::{FileSystem, NoEvents, Observer};
 use curvine_config::{ClusterConf, Role};
 use curvine_types::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use crate::args::{Common, Target, ToolCommand, UfsMountArgs};
+use crate::args::{Common, ReportKind, Target, ToolCommand, UfsMountArgs};
 use crate::{logs, wiring};
 use output::{say, say_json};
 
@@ -51,7 +53,13 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
     if !target.master_addrs.is_empty() {
         conf.client.master_addrs = target.master_addrs.clone();
     }
+    if let Task::Tool(ToolCommand::Meta { command }) = &task {
+        return meta::run(&conf, target.json, command);
+    }
     conf.check_role(Role::Client)?;
+    if let Some(question) = Question::of(&task) {
+        return question.ask(&conf, target.json).await;
+    }
     let fs = connect(&conf).await?;
     let context = Context { fs, conf, json: target.json };
     let outcome = command(&context, task).await;
@@ -59,6 +67,33 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
         tracing::debug!(%error, "the session is left to expire");
     }
     outcome
+}
+
+/// What is asked without a session, so that it is answered while the log takes no changes, too.
+enum Question {
+    Report(ReportKind),
+    Workers,
+    Check,
+}
+
+impl Question {
+    fn of(task: &Task) -> Option<Self> {
+        match task {
+            Task::Tool(ToolCommand::Report { what }) => Some(Self::Report(*what)),
+            Task::Tool(ToolCommand::Node { list: _ }) => Some(Self::Workers),
+            Task::Tool(ToolCommand::Fsck) => Some(Self::Check),
+            _ => None,
+        }
+    }
+
+    async fn ask(self, conf: &ClusterConf, json: bool) -> Result<ExitCode> {
+        let observer = Observer::new(&wiring::tool_client(conf)?, conf.cli.connect_timeout)?;
+        match self {
+            Self::Report(what) => report::run(&observer, conf, json, what).await,
+            Self::Workers => node::run(&observer, json).await,
+            Self::Check => fsck::run(conf, json).await,
+        }
+    }
 }
 
 async fn connect(conf: &ClusterConf) -> Result<FileSystem> {
@@ -77,8 +112,9 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Tool(ToolCommand::Umount { path }) => mounts::umount(context, &path).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
-        Task::Tool(ToolCommand::Report { what }) => report::run(context, what).await,
-        Task::Tool(ToolCommand::Node { list: _ }) => node::run(context).await,
+        Task::Tool(
+            ToolCommand::Report { .. } | ToolCommand::Node { .. } | ToolCommand::Fsck | ToolCommand::Meta { .. },
+        ) => Err(Error::new(ErrorKind::Internal, "a question without a session was asked under one")),
     }
 }
 

@@ -2,19 +2,19 @@
 
 use std::process::ExitCode;
 
+use curvine_client::Observer;
 use curvine_proto::{TierInfo, WorkerInfo};
 use curvine_types::Result;
 use curvine_types::units::format_size;
 use serde_json::{Value, json};
 
-use super::Context;
 use super::output::{age_text, say, say_json, table};
 
 /// Prints the workers.
-pub async fn run(context: &Context) -> Result<ExitCode> {
-    let mut workers = context.fs.workers().await?.workers;
+pub async fn run(observer: &Observer, as_json: bool) -> Result<ExitCode> {
+    let mut workers = observer.workers().await?;
     workers.sort_by_key(|worker| worker.id);
-    if context.json {
+    if as_json {
         let workers: Vec<Value> = workers.iter().map(worker_json).collect();
         say_json(&json!({ "workers": workers }))?;
         return Ok(ExitCode::SUCCESS);
