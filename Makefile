@@ -1,5 +1,6 @@
 # make run    builds Curvine and starts it here, with a mount at ./mnt over a sample directory; Ctrl-C ends it
 # make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
+# make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
 # make clean  removes what `make run` made
 
 CARGO ?= cargo
@@ -11,7 +12,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test test-crash build lint licences tools needs needs-mount clean
+.PHONY: run test test-crash test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -27,6 +28,13 @@ test: needs-mount tools lint licences
 # The crash test, whole: 50 rounds of kills. `make test` runs a few of them.
 test-crash: needs-mount
 	CURVINE_CRASH_ROUNDS=$(or $(ROUNDS),50) $(CARGO) test --locked -p curvine --test crash -- --nocapture
+
+IMAGE_TAR ?= $(CARGO_TARGET_DIR)/curvine-image.tar
+IMAGE_BASE ?= debian:bookworm-slim
+
+test-image: build
+	curvine-docker/fluid/cache-runtime/build-image.sh --engine none --binary $(BIN_DIR)/curvine --base $(IMAGE_BASE) --output $(IMAGE_TAR)
+	CURVINE_IMAGE=$(IMAGE_TAR) $(CARGO) test --locked -p curvine --test image -- --ignored --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

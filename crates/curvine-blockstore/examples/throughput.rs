@@ -10,7 +10,7 @@ const FILE: u64 = 1024;
 
 fn main() -> curvine_types::Result<()> {
     let dir = std::env::args().nth(1).unwrap_or_else(|| "/tmp/curvine-throughput".to_string());
-    let tier = TierConfig { dir: dir.into(), kind: TierKind::Ssd, quota: None, reserve: 0 };
+    let tier = TierConfig { dir: dir.into(), kind: TierKind::Ssd, quota: None, reserve: 0, watermarks: None };
     let store = BlockStore::open(ClusterId(*b"throughput-bench"), std::slice::from_ref(&tier), Options::default())?;
     let key = ContentKey::new(1, 1);
     store.delete(&[key])?;

@@ -47,6 +47,24 @@ fn what_was_not_filled_is_absent_and_nothing_else() {
 }
 
 #[test]
+fn above_the_high_watermark_copies_go_in_the_background_down_to_the_low_one_and_nothing_else_does() {
+    let mut bench = Bench::new(&[(TierKind::Ssd, Some(20 * MIB))]);
+    bench.tiers[0].watermarks = Some((80, 50));
+    let store = bench.open();
+    let data = pattern(1, 2 * MIB as usize);
+    store.place(KEY, 1, 1, T0, &data).unwrap();
+    for inode in 20..34 {
+        fill(&store, inode, 1).unwrap();
+    }
+    store.maintain();
+    assert_eq!(store.tiers()[0].clean, 14 * MIB, "at the watermark nothing goes");
+    fill(&store, 34, 1).unwrap();
+    store.maintain();
+    assert_eq!((store.tiers()[0].used, store.tiers()[0].clean), (10 * MIB, 8 * MIB));
+    assert!(store.contains(KEY) && store.contains(copy(34)) && !store.contains(copy(20)));
+}
+
+#[test]
 fn copies_make_way_for_each_other_and_for_writers_but_never_the_other_way_round() {
     let bench = Bench::new(&[(TierKind::Ssd, Some(4 * MIB))]);
     let store = bench.open();

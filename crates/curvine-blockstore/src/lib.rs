@@ -30,6 +30,7 @@ mod seal;
 mod store;
 mod tier;
 mod types;
+mod watermarks;
 mod write;
 
 #[cfg(test)]

@@ -165,6 +165,7 @@ impl BlockStore {
                     tracing::warn!(dir = %tier.config.dir.display(), %error, "compaction failed, the old index stays");
                 }
                 tier.candidates.lock().tidy(tier.files.load(Ordering::Relaxed));
+                self.keep_watermarks(tier);
             }
         }
         self.sweep_step();
@@ -303,7 +304,7 @@ impl BlockStore {
     }
 
     /// Evicts the next clean copy; whether there was one.
-    fn evict_one(&self, tier: &Tier, except: Option<ContentKey>) -> Result<bool> {
+    pub(crate) fn evict_one(&self, tier: &Tier, except: Option<ContentKey>) -> Result<bool> {
         let mut spared = Vec::new();
         let result = loop {
             let victim = tier.candidates.lock().victim();

@@ -60,6 +60,7 @@ impl Bench {
                 kind: *kind,
                 quota: *quota,
                 reserve: 0,
+                watermarks: None,
             })
             .collect();
         let faults = Arc::new(TestFaults::default());

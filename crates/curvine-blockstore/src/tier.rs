@@ -326,6 +326,7 @@ impl Tier {
             capacity,
             used: self.used(),
             available,
+            clean: self.evictable(),
             files: self.files.load(Ordering::Relaxed) as u64,
             state,
         }

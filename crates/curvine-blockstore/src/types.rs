@@ -282,6 +282,9 @@ pub struct TierConfig {
     pub quota: Option<u64>,
     /// Bytes of the disk that the store leaves free.
     pub reserve: u64,
+    /// Per cent of the capacity above which clean copies are evicted in the background, and down to which; `None`: they are
+    /// evicted only when room is needed.
+    pub watermarks: Option<(u8, u8)>,
 }
 
 /// A tier directory as it is now.
@@ -295,6 +298,8 @@ pub struct TierStatus {
     pub used: u64,
     /// What a write could still take; clean copies make way for it.
     pub available: u64,
+    /// Of `used`, clean copies.
+    pub clean: u64,
     pub files: u64,
     /// `ok`, or `failed: ` and why.
     pub state: String,

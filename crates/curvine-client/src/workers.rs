@@ -83,7 +83,7 @@ impl Workers {
 
     /// The worker on this machine; 0: none.
     pub(crate) async fn local(&self, core: &Core, deadline: Instant) -> WorkerId {
-        let local = |info: &&WorkerInfo| info.live && info.hostname == self.hostname;
+        let local = |info: &&WorkerInfo| info.live && self.is_local(info);
         match self.list(core, deadline).await {
             Ok(workers) => workers.iter().find(local).map_or(0, |info| info.id),
             Err(_) => 0,
@@ -123,9 +123,15 @@ impl Workers {
         Ok(local.then_some(channel))
     }
 
+    /// Whether it runs on this machine.
+    fn is_local(&self, info: &WorkerInfo) -> bool {
+        let machine = if info.node.is_empty() { &info.hostname } else { &info.node };
+        *machine == self.hostname
+    }
+
     fn address(&self, info: &WorkerInfo) -> Result<Address> {
         let socket = PathBuf::from(&info.socket);
-        if info.hostname == self.hostname && !info.socket.is_empty() && socket.exists() {
+        if self.is_local(info) && !info.socket.is_empty() && socket.exists() {
             return Ok(Address::Unix(socket));
         }
         if info.address.is_empty() {

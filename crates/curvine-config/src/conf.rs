@@ -93,10 +93,14 @@ section! {
     WorkerConf, "worker" {
         /// Name or address by which clients reach this worker.
         hostname: Text = local();
+        /// Name of the machine, if `hostname` is that of a pod: clients whose `[client] hostname` it is are on the same machine.
+        /// Empty: `hostname`.
+        node: Text = String::new();
         /// Port of the worker's RPC.
         rpc_port: Port = 8997;
         /// Tier directories, fastest first: `[KIND:QUOTA]path`, `[KIND]path`, `[QUOTA]path` or `path`, with KIND one of MEM,
-        /// SSD, HDD (the default; DISK is the same). A worker needs one.
+        /// SSD, HDD (the default; DISK is the same). A worker needs one. `[KIND:QUOTA:80%:50%]path` evicts clean copies in the
+        /// background when more than 80% is in use, down to 50%.
         data_dir: DataDirs = Vec::new();
         /// Bytes of each disk that the worker leaves free.
         dir_reserved: Size = 0;

@@ -1,4 +1,4 @@
-//! Tier directories: `[KIND:QUOTA]path`, `[KIND]path`, `[QUOTA]path`, `path`.
+//! Tier directories: `[KIND:QUOTA]path`, `[KIND]path`, `[QUOTA]path`, `path`; with watermarks `[KIND:QUOTA:HIGH%:LOW%]path`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -34,7 +34,18 @@ pub struct DataDir {
     pub kind: DataDirKind,
     /// Most bytes that may be used; `None`: what the disk has.
     pub quota: Option<u64>,
+    /// Per cent of the quota (or disk) above which clean copies are evicted in the background; `None`: only when room is needed.
+    pub high: Option<u8>,
+    /// Per cent at which that eviction stops; `None`: at `high`.
+    pub low: Option<u8>,
     pub path: PathBuf,
+}
+
+impl DataDir {
+    /// Without watermarks.
+    pub fn new(kind: DataDirKind, quota: Option<u64>, path: PathBuf) -> Self {
+        Self { kind, quota, high: None, low: None, path }
+    }
 }
 
 impl FromStr for DataDir {
@@ -50,7 +61,18 @@ impl FromStr for DataDir {
         if path.is_empty() {
             return Err(format!("a path in {text:?}"));
         }
-        let (kind, quota) = match label.split_once(':') {
+        let mut parts = label.splitn(3, ':');
+        let label = parts.next().unwrap_or_default();
+        let quota_part = parts.next();
+        let (high, low) = match parts.next().map(|marks| marks.split_once(':').unwrap_or((marks, ""))) {
+            Some((high, low)) => (parse_percent(high)?, parse_percent(low)?),
+            None => (None, None),
+        };
+        if low.is_some() && (high.is_none() || low > high) {
+            return Err("a low watermark not above the high one".to_string());
+        }
+        let (kind, quota) = match quota_part.map(|quota| (label, quota)) {
+            Some((kind, "")) if high.is_some() => (parse_kind(kind)?, None),
             Some((kind, quota)) => (parse_kind(kind)?, Some(parse_quota(quota)?)),
             None if label.is_empty() => (DataDirKind::default(), None),
             None if label.starts_with(|c: char| c.is_ascii_digit()) => {
@@ -59,7 +81,7 @@ impl FromStr for DataDir {
             None => (parse_kind(label)?, None),
         };
         // A quota of 0 has always meant "no quota".
-        Ok(Self { kind, quota: quota.filter(|quota| *quota > 0), path: PathBuf::from(path) })
+        Ok(Self { kind, quota: quota.filter(|quota| *quota > 0), high, low, path: PathBuf::from(path) })
     }
 }
 
@@ -72,17 +94,33 @@ fn parse_kind(text: &str) -> Result<DataDirKind, String> {
     }
 }
 
+fn parse_percent(text: &str) -> Result<Option<u8>, String> {
+    let percent = text
+        .trim()
+        .strip_suffix('%')
+        .and_then(|number| number.parse().ok())
+        .filter(|number| (1..=100).contains(number));
+    match (text.trim(), percent) {
+        ("", _) => Ok(None),
+        (_, Some(percent)) => Ok(Some(percent)),
+        _ => Err(format!("a watermark such as 80%, not {:?}", text.trim())),
+    }
+}
+
 fn parse_quota(text: &str) -> Result<u64, String> {
     parse_size(text).map_err(|_| format!("a quota such as 10GB, not {:?}", text.trim()))
 }
 
 impl fmt::Display for DataDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.quota {
-            Some(quota) => write!(f, "[{}:{}]", self.kind.name(), Size::write(&quota).trim_matches('"'))?,
-            None => write!(f, "[{}]", self.kind.name())?,
+        write!(f, "[{}", self.kind.name())?;
+        if self.quota.is_some() || self.high.is_some() {
+            write!(f, ":{}", self.quota.map(|quota| Size::write(&quota)).unwrap_or_default().trim_matches('"'))?;
         }
-        write!(f, "{}", self.path.display())
+        for mark in [self.high, self.low].into_iter().flatten() {
+            write!(f, ":{mark}%")?;
+        }
+        write!(f, "]{}", self.path.display())
     }
 }
 
@@ -104,6 +142,22 @@ mod tests {
             let dir: DataDir = text.parse().unwrap();
             assert_eq!((dir.kind, dir.quota, dir.path.to_str().unwrap()), (kind, quota, path), "{text}");
             assert_eq!(dir.to_string().parse::<DataDir>().unwrap(), dir);
+        }
+    }
+
+    #[test]
+    fn watermarks_are_read_and_written_back() {
+        for (text, quota, high, low) in [
+            ("[SSD:1GB:80%:50%]/a", Some(1 << 30), Some(80), Some(50)),
+            ("[SSD:1GB:80%]/a", Some(1 << 30), Some(80), None),
+            ("[MEM::95%:70%]/a", None, Some(95), Some(70)),
+        ] {
+            let dir: DataDir = text.parse().unwrap();
+            assert_eq!((dir.quota, dir.high, dir.low), (quota, high, low), "{text}");
+            assert_eq!(dir.to_string().parse::<DataDir>().unwrap(), dir);
+        }
+        for bad in ["[SSD:1GB:80]/a", "[SSD:1GB:0%]/a", "[SSD:1GB:50%:80%]/a", "[SSD:1GB::80%]/a", "[SSD:1GB:101%]/a"] {
+            assert!(bad.parse::<DataDir>().is_err(), "{bad}");
         }
     }
 

@@ -11,31 +11,20 @@ use toml::de::{DeTable, DeValue};
 
 use crate::catalogue::{KeyInfo, Section};
 use crate::conf::ClusterConf;
-use crate::environment;
 use crate::retired::{self, Fate};
 
 impl ClusterConf {
     /// Reads `path`, or else the file that `CURVINE_CONF_FILE` names, or else nothing but the defaults; then the environment.
     /// The second value: warnings for the log.
     pub fn load(path: Option<&Path>) -> Result<(Self, Vec<String>)> {
-        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let named =
-            path.map(Path::to_path_buf).or_else(|| environment(environment::CONF_FILE_VARIABLE).map(Into::into));
-        let (mut conf, mut warnings) = match &named {
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| {
-                    Error::new(ErrorKind::Config, "cannot read the config file")
-                        .with("file", path.display())
-                        .caused_by(source)
-                })?;
-                Self::read(&text, &path.display().to_string())?
-            }
-            None => Default::default(),
-        };
-        warnings.extend(conf.apply_environment(environment)?);
-        conf.fill_addresses();
-        conf.validate()?;
-        Ok((conf, warnings))
+        Self::load_with(path, |_, _| Ok(()))
+    }
+
+    pub(crate) fn read_file(path: &Path) -> Result<(Self, Vec<String>)> {
+        let text = std::fs::read_to_string(path).map_err(|source| {
+            Error::new(ErrorKind::Config, "cannot read the config file").with("file", path.display()).caused_by(source)
+        })?;
+        Self::read(&text, &path.display().to_string())
     }
 
     /// Reads the text of a file; `file` is its name for messages. The environment has no say.
@@ -174,7 +163,7 @@ impl ClusterConf {
         ]
     }
 
-    fn section(&mut self, name: &str) -> Option<&mut dyn AnySection> {
+    pub(crate) fn section(&mut self, name: &str) -> Option<&mut dyn AnySection> {
         let section: &mut dyn AnySection = match name {
             "" => &mut self.general,
             "master" => &mut self.master,
@@ -219,7 +208,7 @@ fn is_text(value: &Spanned<DeValue<'_>>, text: &str) -> bool {
 }
 
 /// "; did you mean x?" if something is near enough.
-fn suggestion(name: &str, known: &[&str]) -> String {
+pub(crate) fn suggestion(name: &str, known: &[&str]) -> String {
     let near = known.iter().map(|known| (strsim::jaro_winkler(name, known), known)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {
         Some((score, known)) if score > 0.75 => format!(", did you mean {known}?"),

@@ -4,6 +4,7 @@
 //! sample and `docs/CONFIGURATION.md` all follow from it. Always: a key is known, retired with a stated reason, or an error
 //! that names file, line, key and the nearest known one.
 
+mod amend;
 mod catalogue;
 mod conf;
 mod data_dir;
@@ -15,6 +16,7 @@ mod retired;
 mod secret;
 mod validate;
 
+pub use amend::{SetText, runs_under_fluid};
 pub use catalogue::KeyInfo;
 pub use conf::{
     CliConf, ClientConf, ClusterConf, FuseConf, GeneralConf, JournalConf, LogConf, MasterConf, SecurityConf, WorkerConf,

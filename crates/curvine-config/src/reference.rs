@@ -15,7 +15,8 @@ is a sample. An unknown or malformed key is an error that names file, line and k
 * **host:port**: `\"host:8995\"` or `{ hostname = \"host\", port = 8995 }`.
 
 Environment variables that override the file: `CURVINE_MASTER_HOSTNAME` (`[master]` and `[journal] hostname`), `CURVINE_WORKER_HOSTNAME`,
-`CURVINE_CLIENT_HOSTNAME`, and `ORPC_BIND_HOSTNAME` (`bind_hostname`).
+`CURVINE_CLIENT_HOSTNAME`, `ORPC_BIND_HOSTNAME` (`bind_hostname`), `CURVINE_SECRET_FILE` and `CURVINE_ALLOW_NO_SECRET` (`[security]`; under Fluid,
+which sets `FLUID_RUNTIME_CONFIG_PATH`, `allow_no_secret` is `true` unless this says `false`).
 ";
 
 /// The reference page.

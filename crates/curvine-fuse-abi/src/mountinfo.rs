@@ -22,9 +22,14 @@ pub struct MountedAt {
 
 /// The mounts on exactly this path, the one that is visible last.
 pub fn mounts_on(path: &Path) -> Result<Vec<MountedAt>> {
+    Ok(mounts()?.into_iter().filter(|mount| mount.path == path).collect())
+}
+
+/// All mounts of this mount namespace.
+pub fn mounts() -> Result<Vec<MountedAt>> {
     let text =
         std::fs::read("/proc/self/mountinfo").map_err(|error| Error::from_io(error, "cannot read the mount table"))?;
-    Ok(parse(&text).into_iter().filter(|mount| mount.path == path).collect())
+    Ok(parse(&text))
 }
 
 /// All mounts; lines of an unknown shape are left out.

@@ -80,7 +80,7 @@ impl Leader {
 
     /// A worker has (re)started: it gets its number.
     pub(crate) async fn register_worker(&self, request: RegisterWorkerRequest) -> Result<RegisterWorkerReply> {
-        let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port } = request;
+        let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port, node } = request;
         let known = self.replica.state().read().0.workers();
         let same = |record: &&WorkerRecord| {
             record.uuid[..] == uuid[..]
@@ -101,7 +101,7 @@ impl Leader {
         })?;
         let cluster = state.0.cluster().unwrap_or_default();
         tracing::info!(worker = id, hostname = record.hostname, port = record.rpc_port, "worker registered");
-        self.workers.registered(record, Announcement { tiers, software, web_port });
+        self.workers.registered(record, Announcement { tiers, software, web_port, node });
         Ok(RegisterWorkerReply {
             worker: id,
             cluster: cluster.0.to_vec().into(),

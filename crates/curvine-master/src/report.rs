@@ -81,6 +81,7 @@ impl Leader {
             }
         };
         let status = self.replica.status();
+        let stats = self.workers.stats();
         let gauges = HashMap::from([
             ("leases".to_string(), self.coherence.lease_count() as u64),
             ("leases_limit".to_string(), self.options.lease_limit as u64),
@@ -95,6 +96,10 @@ impl Leader {
             ("orphan_holds".to_string(), counts.orphan_holds),
             ("doomed_trees".to_string(), counts.doomed),
             ("inline_bytes".to_string(), counts.inline_bytes),
+            ("clean_bytes".to_string(), sum(|tier| tier.clean)),
+            ("cache_hits".to_string(), stats.cache_hits),
+            ("cache_misses".to_string(), stats.cache_misses),
+            ("ufs_bytes".to_string(), stats.ufs_bytes),
         ]);
         ReportReply {
             cluster: cluster.map(|cluster| cluster.0.to_vec().into()).unwrap_or_default(),

@@ -21,6 +21,7 @@ pub struct Announcement {
     pub tiers: Vec<TierInfo>,
     pub software: String,
     pub web_port: u32,
+    pub node: String,
 }
 
 struct Live {
@@ -146,9 +147,24 @@ impl Workers {
                 software: live.map(|live| live.announced.software.clone()).unwrap_or_default(),
                 last_seen_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
                 web_port: live.map_or(0, |live| live.announced.web_port),
+                node: live.map(|live| live.announced.node.clone()).unwrap_or_default(),
             }
         };
         records.into_iter().map(info).collect()
+    }
+
+    /// What all workers that are known have done since they started.
+    pub fn stats(&self) -> WorkerStats {
+        let inner = self.inner.lock();
+        inner.values().map(|live| &live.stats).fold(WorkerStats::default(), |sum, one| WorkerStats {
+            bytes_read: sum.bytes_read + one.bytes_read,
+            bytes_written: sum.bytes_written + one.bytes_written,
+            ufs_bytes: sum.ufs_bytes + one.ufs_bytes,
+            ufs_requests: sum.ufs_requests + one.ufs_requests,
+            cache_hits: sum.cache_hits + one.cache_hits,
+            cache_misses: sum.cache_misses + one.cache_misses,
+            checksum_errors: sum.checksum_errors + one.checksum_errors,
+        })
     }
 
     /// Bytes over all live workers: capacity and available.

@@ -70,6 +70,7 @@ fn tier_info(tier: TierStatus) -> TierInfo {
         available: tier.available,
         files: tier.files,
         state: tier.state,
+        clean: tier.clean,
     }
 }
 

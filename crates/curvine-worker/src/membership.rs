@@ -28,6 +28,7 @@ pub(crate) struct Announcement {
     pub rpc_port: u16,
     pub web_port: u16,
     pub socket: String,
+    pub node: String,
     pub timeout: Duration,
 }
 
@@ -92,6 +93,7 @@ async fn register(engine: &Arc<Engine>, master: &Channel, about: &Announcement) 
         tiers: engine.tier_infos().await,
         software: env!("CARGO_PKG_VERSION").to_string(),
         web_port: about.web_port.into(),
+        node: about.node.clone(),
     };
     let sent = boot_time();
     let deadline = Instant::now() + about.timeout;

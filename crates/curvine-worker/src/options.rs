@@ -14,6 +14,10 @@ pub struct WorkerOptions {
     pub masters: Vec<String>,
     /// Name under which clients reach this worker.
     pub hostname: String,
+    /// Name of the machine, if `hostname` is not it: who has the same one reaches this worker by its socket.
+    pub node: String,
+    /// The masters say which cluster this is, whatever lies in the directories: data of another one is left alone beside it.
+    pub ask_cluster_first: bool,
     /// `host:port` to listen on; port 0 takes a free one.
     pub bind: String,
     /// Port of the web pages, told to the master; 0: none.
@@ -47,6 +51,8 @@ impl Default for WorkerOptions {
         Self {
             masters: Vec::new(),
             hostname: "localhost".to_string(),
+            node: String::new(),
+            ask_cluster_first: false,
             bind: "0.0.0.0:8997".to_string(),
             web_port: 0,
             socket: None,
@@ -80,6 +86,7 @@ impl WorkerOptions {
                 },
                 quota: dir.quota,
                 reserve: worker.dir_reserved,
+                watermarks: dir.high.map(|high| (high, dir.low.unwrap_or(high))),
             })
             .collect();
         let socket = match worker.socket_path.to_str() {
@@ -91,6 +98,8 @@ impl WorkerOptions {
         Ok(Self {
             masters: conf.client.master_addrs.iter().map(ToString::to_string).collect(),
             hostname: worker.hostname.clone(),
+            node: worker.node.clone(),
+            ask_cluster_first: false,
             bind: if listen.contains(':') && !listen.starts_with('[') {
                 format!("[{listen}]:{}", worker.rpc_port)
             } else {

@@ -133,7 +133,8 @@ impl Cluster {
         std::fs::create_dir(&store).unwrap();
         let url = format!("file://{}", store.display());
         table.mounts.lock().insert(1, MountInfo { id: 1, url, change: 1, ..MountInfo::default() });
-        let tier = TierConfig { dir: dir.path().join("tier"), kind: TierKind::Ssd, quota: None, reserve: 0 };
+        let tier =
+            TierConfig { dir: dir.path().join("tier"), kind: TierKind::Ssd, quota: None, reserve: 0, watermarks: None };
         let mut options = WorkerOptions {
             masters: vec![master.local_addr().unwrap().to_string()],
             bind: "127.0.0.1:0".to_string(),

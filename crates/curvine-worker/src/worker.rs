@@ -78,7 +78,7 @@ impl Worker {
                 Error::from_io(error, "cannot make a data directory").with("file", tier.dir.display())
             })?;
         }
-        let known = BlockStore::discover(&options.tiers);
+        let known = if options.ask_cluster_first { None } else { BlockStore::discover(&options.tiers) };
         let cell = Arc::new(ClusterCell::new(known.unwrap_or_default()));
         let auth = Auth {
             secret: options.secret.clone(),
@@ -211,6 +211,7 @@ async fn join(
         rpc_port: address.port(),
         web_port: options.web_port,
         socket: options.socket.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        node: options.node.clone(),
         timeout: options.master_timeout,
     };
     if service.engine.get().is_none() {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::roles::fluid::args::FluidCommand;
+
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Common {
@@ -64,6 +66,11 @@ pub enum CurvineCommand {
     Mount(MountArgs),
     /// Run master, worker and mount in this one process, without a config file
     Standalone(StandaloneArgs),
+    /// Run as a component of Fluid's CacheRuntime, or answer what Fluid asks
+    Fluid {
+        #[command(subcommand)]
+        command: FluidCommand,
+    },
     /// Print what the config file may say, or check one
     Config {
         #[command(subcommand)]

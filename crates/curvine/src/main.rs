@@ -56,6 +56,7 @@ fn run_curvine(common: &Common, target: args::Target, command: CurvineCommand) -
         CurvineCommand::Worker => wait_for(roles::worker::run(common)),
         CurvineCommand::Mount(mount) => wait_for(roles::mount::run(common, mount)),
         CurvineCommand::Standalone(standalone) => wait_for(roles::standalone::run(common, standalone)),
+        CurvineCommand::Fluid { command } => block_on(roles::fluid::run(common, command)),
         CurvineCommand::Config { command } => reference::run(common, command),
         CurvineCommand::Cv { command } => run_cv(common, target, command),
         CurvineCommand::Tool(command) => run_cv(common, target, CvCommand::Tool(command)),

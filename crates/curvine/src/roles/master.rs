@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use curvine_config::Role;
+use curvine_config::{ClusterConf, Role};
 use curvine_master::Master;
 use curvine_types::Result;
 
@@ -17,9 +17,13 @@ const FAILED_GRACE: Duration = Duration::from_secs(1);
 /// Runs until a signal, or until the disk of its log has failed: then whoever supervises it starts it again, which reads what is
 /// really there.
 pub async fn run(common: &Common) -> Result<()> {
-    let conf = prepare(common, Role::Master)?;
+    serve(&prepare(common, Role::Master)?).await
+}
+
+/// The same with a config that is there already.
+pub async fn serve(conf: &ClusterConf) -> Result<()> {
     let stop = Stop::listen()?;
-    let master = Master::start(wiring::master(&conf)?).await?;
+    let master = Master::start(wiring::master(conf)?).await?;
     let failure = tokio::select! {
         () = stop.asked() => None,
         error = master.failed() => Some(error),

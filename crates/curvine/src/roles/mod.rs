@@ -1,5 +1,6 @@
 //! The roles of a process. Each starts, says that it is ready, and runs until it is told to stop or cannot go on.
 
+pub mod fluid;
 pub mod master;
 pub mod mount;
 pub mod standalone;
@@ -23,10 +24,16 @@ fn prepare(common: &Common, role: Role) -> Result<ClusterConf> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    check(&conf, role)?;
+    Ok(conf)
+}
+
+/// Checks what a role needs, and says what it starts with.
+pub fn check(conf: &ClusterConf, role: Role) -> Result<()> {
     conf.check_role(role)?;
     if conf.security.allow_no_secret && conf.security.secret_file.as_os_str().is_empty() {
         tracing::warn!("running without a cluster secret: whoever reaches the ports may do everything");
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = conf.general.cluster_id, ?role, "starting");
-    Ok(conf)
+    Ok(())
 }

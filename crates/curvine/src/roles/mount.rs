@@ -28,6 +28,11 @@ pub async fn run(common: &Common, arguments: MountArgs) -> Result<()> {
     conf.fuse.fuse_opts.extend(arguments.options);
     conf.fuse.passthrough &= !arguments.no_passthrough;
     conf.validate()?;
+    supervised(conf, common).await
+}
+
+/// Mounts at `[fuse] mnt_path` with a config that is there already, and runs until a signal or until somebody unmounts.
+pub async fn supervised(conf: ClusterConf, _common: &Common) -> Result<()> {
     let stop = Stop::listen()?;
     let mounted = Mounted::start(&conf).await?;
     tokio::select! {

@@ -164,7 +164,7 @@ fn configure(conf: &mut ClusterConf, data: &Path, arguments: &StandaloneArgs) ->
     conf.worker.rpc_port = port(arguments.worker_port, before[1].filter(|port| *port != conf.master.rpc_port))?;
     conf.journal.journal_dir = data.join("journal");
     let quota = arguments.quota.as_deref().map(parse_size).transpose()?;
-    conf.worker.data_dir = vec![DataDir { kind: DataDirKind::Ssd, quota, path: data.join("data") }];
+    conf.worker.data_dir = vec![DataDir::new(DataDirKind::Ssd, quota, data.join("data"))];
     conf.client.hostname = HOST.to_string();
     conf.client.master_addrs = vec![format!("{}:{}", Ipv4Addr::LOCALHOST, conf.master.rpc_port)];
     if let Some(mount) = &arguments.mount {

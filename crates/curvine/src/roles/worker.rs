@@ -1,8 +1,8 @@
 //! `curvine worker`.
 
-use curvine_config::Role;
+use curvine_config::{ClusterConf, Role};
 use curvine_types::Result;
-use curvine_worker::Worker;
+use curvine_worker::{Worker, WorkerOptions};
 
 use super::{GRACE, prepare};
 use crate::args::Common;
@@ -11,9 +11,14 @@ use crate::wiring;
 
 /// Runs until a signal, or until the worker cannot go on, for example because its disks belong to another cluster.
 pub async fn run(common: &Common) -> Result<()> {
-    let conf = prepare(common, Role::Worker)?;
+    serve(&prepare(common, Role::Worker)?, false).await
+}
+
+/// The same with a config that is there already. `ask_cluster_first`: the masters say which cluster this is, whatever the
+/// directories hold.
+pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
     let stop = Stop::listen()?;
-    let worker = Worker::start(wiring::worker(&conf)?).await?;
+    let worker = Worker::start(WorkerOptions { ask_cluster_first, ..wiring::worker(conf)? }).await?;
     tracing::info!(address = %worker.address(), "worker is ready");
     let failure = tokio::select! {
         () = stop.asked() => None,

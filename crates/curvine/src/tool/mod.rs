@@ -11,7 +11,7 @@ mod node;
 pub mod output;
 mod path;
 mod report;
-mod walk;
+pub mod walk;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -44,7 +44,9 @@ pub struct Context {
 
 /// Connects, runs a command, closes.
 pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCode> {
-    let (mut conf, warnings) = ClusterConf::load(common.conf.as_deref())?;
+    // In a pod of Fluid that is what its role runs with.
+    let conf_file = common.conf.clone().or_else(crate::roles::fluid::conf_of_this_pod);
+    let (mut conf, warnings) = ClusterConf::load(conf_file.as_deref())?;
     logs::start(common, &conf.cli.level, conf.log.format, logs::To::Error)?;
     // Whoever runs a server sees them there; here they would stand before every answer.
     for warning in warnings {
@@ -56,12 +58,17 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
     if let Task::Tool(ToolCommand::Meta { command }) = &task {
         return meta::run(&conf, target.json, command);
     }
+    run_with(conf, target.json, task).await
+}
+
+/// The same with a config that is there already.
+pub async fn run_with(conf: ClusterConf, json: bool, task: Task) -> Result<ExitCode> {
     conf.check_role(Role::Client)?;
     if let Some(question) = Question::of(&task) {
-        return question.ask(&conf, target.json).await;
+        return question.ask(&conf, json).await;
     }
     let fs = connect(&conf).await?;
-    let context = Context { fs, conf, json: target.json };
+    let context = Context { fs, conf, json };
     let outcome = command(&context, task).await;
     if let Err(error) = context.fs.close(CLOSE_GRACE).await {
         tracing::debug!(%error, "the session is left to expire");

@@ -82,12 +82,12 @@ pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCo
 }
 
 /// Whether the store refused or failed, and not the cluster, whose workers may not run yet.
-fn is_of_the_store(kind: ErrorKind) -> bool {
+pub fn is_of_the_store(kind: ErrorKind) -> bool {
     use ErrorKind::{Config, NotFound, NotSupported, PermissionDenied, Ufs};
     matches!(kind, Ufs | Config | NotFound | NotSupported | PermissionDenied)
 }
 
-async fn look_into(fs: &FileSystem, path: &[u8]) -> Result<()> {
+pub async fn look_into(fs: &FileSystem, path: &[u8]) -> Result<()> {
     let root = fs.resolve(path).await?;
     fs.readdir(root.attr.inode, 0, 1, false).await.map(|_| ())
 }
@@ -121,7 +121,7 @@ pub async fn umount(context: &Context, path: &str) -> Result<ExitCode> {
 }
 
 /// The typed url and options, checked as far as that goes without a request to the store.
-fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
+pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
     let missing = || Error::new(ErrorKind::Config, "say what to mount and where, such as s3://bucket/prefix /data");
     let url = arguments.url.clone().ok_or_else(missing)?;
     let path = clean(arguments.path.as_deref().ok_or_else(missing)?)?;

@@ -46,16 +46,21 @@ pub async fn mkdir(context: &Context, parents: bool, mode: Option<&str>, paths: 
 
 /// Makes a directory with its parents; one that is there is fine.
 pub async fn make_all(context: &Context, path: &str, last_node: NewNode) -> Result<Entry> {
-    let mut at = context.fs.resolve(b"/").await?;
+    make_all_in(&context.fs, path, node(context, 0o777), last_node).await
+}
+
+/// The same, with what its parents shall be.
+pub async fn make_all_in(fs: &FileSystem, path: &str, parent_node: NewNode, last_node: NewNode) -> Result<Entry> {
+    let mut at = fs.resolve(b"/").await?;
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     for (position, part) in parts.iter().enumerate() {
         let name = Name::new(part.as_bytes())?;
-        let node = if position + 1 == parts.len() { last_node } else { node(context, 0o777) };
-        at = match context.fs.lookup(at.attr.inode, &name).await?.entry {
+        let node = if position + 1 == parts.len() { last_node } else { parent_node };
+        at = match fs.lookup(at.attr.inode, &name).await?.entry {
             Some(there) => there,
-            None => match context.fs.mkdir(at.attr.inode, &name, node).await {
+            None => match fs.mkdir(at.attr.inode, &name, node).await {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                    let there = context.fs.lookup(at.attr.inode, &name).await?.entry;
+                    let there = fs.lookup(at.attr.inode, &name).await?.entry;
                     there.ok_or(error)?
                 }
                 made => made?,

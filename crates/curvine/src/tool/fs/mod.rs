@@ -1,7 +1,7 @@
 //! `cv fs ...`.
 
 mod blocks;
-mod change;
+pub mod change;
 mod get;
 mod list;
 mod put;
