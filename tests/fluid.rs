@@ -110,16 +110,13 @@ fn the_deployment_guide_comes_true() {
     assert!(mountinfo::at(&runtime.mount_path()).iter().all(|entry| !entry.kind.starts_with("fuse")));
     assert_eq!(std::fs::read_to_string(runtime.mount_path().join("kept")).unwrap(), "kept");
 
-    // Pods that come back have everything.
-    for pod in [WORKER, MASTER] {
+    // Pods that come back have everything; workers that go say what they take with them.
+    for pod in [WORKER, "curvine-demo-worker-1", MASTER] {
         assert!(runtime.terminate(pod).success(), "{}", runtime.log(pod));
     }
-    for pod in [MASTER, WORKER, CLIENT] {
-        runtime.start(pod);
-    }
-    for pod in [MASTER, WORKER, CLIENT] {
-        runtime.ready(pod);
-    }
+    let logs = runtime.log(WORKER) + &runtime.log("curvine-demo-worker-1");
+    assert!(logs.contains("stops with data that is nowhere else"), "{logs}");
+    runtime.start_all(2);
     assert_eq!(mounted(&runtime), ["/demo"]);
     assert_eq!(sh(r#"cat "$1"/test1.txt && wc -c < "$1"/bigfile.dat"#, &[&client]), "Hello Curvine!\n10485760\n");
     assert!(runtime.terminate(CLIENT).success());

@@ -171,6 +171,12 @@ impl Worker {
         gauges
     }
 
+    /// Bytes that are on no other disk and in no store: what was written to Curvine itself and placed here.
+    pub fn unique_bytes(&self) -> u64 {
+        let tiers = self.service.engine.get().map(|engine| engine.store.tiers()).unwrap_or_default();
+        tiers.iter().map(|tier| tier.used.saturating_sub(tier.clean)).sum()
+    }
+
     /// Stops taking requests, lets those in hand finish for up to `grace`, and makes everything durable.
     pub async fn shutdown(self, grace: Duration) {
         self.server.shutdown(grace).await;

@@ -15,7 +15,7 @@ pub async fn run(common: &Common) -> Result<()> {
 }
 
 /// The same with a config that is there already. `ask_cluster_first`: the masters say which cluster this is, whatever the
-/// directories hold.
+/// directories hold; this process may be gone for good when it ends.
 pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
     let stop = Stop::listen()?;
     let worker = Worker::start(WorkerOptions { ask_cluster_first, ..wiring::worker(conf)? }).await?;
@@ -24,7 +24,13 @@ pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
         () = stop.asked() => None,
         error = worker.failure() => Some(error),
     };
+    let unique = if ask_cluster_first { worker.unique_bytes() } else { 0 };
     worker.shutdown(GRACE).await;
+    if unique > 0 {
+        // Its pod may be scaled away; nobody else says what that means.
+        tracing::warn!(bytes = unique, dirs = ?conf.worker.data_dir.iter().map(|dir| &dir.path).collect::<Vec<_>>(),
+            "this worker stops with data that is nowhere else: its files can be read again when it comes back with these directories");
+    }
     tracing::info!("stopped");
     failure.map_or(Ok(()), Err)
 }

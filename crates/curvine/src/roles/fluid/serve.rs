@@ -12,6 +12,7 @@ use curvine_types::{Error, Result};
 
 use super::{CONF_FILE, mount_ufs};
 use crate::args::Common;
+use crate::signals::Stop;
 use crate::{logs, roles};
 
 /// How long a worker waits to be told its tiers. The older branch of Fluid describes a runtime only after its master is ready, and
@@ -31,7 +32,11 @@ pub async fn run(common: &Common, identity: &Identity, component: Component) -> 
     // The log of the waiting is of use too; its level is known only afterwards.
     let early = std::env::var("CURVINE_LOG_LEVEL").unwrap_or_else(|_| "info".to_string());
     logs::start(common, &early, Default::default(), logs::To::Output)?;
-    let runtime = described(common, identity, component).await?;
+    // The first process of a container is deaf to signals that it has not asked for.
+    let runtime = tokio::select! {
+        runtime = described(common, identity, component) => runtime?,
+        () = Stop::listen()?.asked() => return Ok(()),
+    };
     let Settings { conf, warnings } = configure(Some(component), runtime.as_ref(), identity, common.conf.as_deref())?;
     for warning in &warnings {
         tracing::warn!("{warning}");
