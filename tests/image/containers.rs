@@ -207,29 +207,23 @@ impl Containerd {
         if self.pid(name).is_some() {
             let _ = self.ctr(&["tasks", "kill", "--signal", "SIGTERM", name]);
         }
+        self.ended(name);
+        self.forget(name);
+    }
+
+    /// Waits until its first process has ended.
+    #[track_caller]
+    pub fn ended(&self, name: &str) {
         until(&format!("{name} ends"), Duration::from_secs(30), || {
             let listing = self.ctr(&["tasks", "ls"]).text();
-            let line = listing
-                .lines()
-                .find(|line| line.split_whitespace().next() == Some(name))
-                .unwrap_or_default()
-                .to_string();
+            let line = listing.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_default();
             (line.is_empty() || line.contains("STOPPED")).then_some(())
         });
-        self.forget(name);
     }
 
     pub fn kill(&self, name: &str) {
         self.ctr(&["tasks", "kill", "--signal", "SIGKILL", name]).ok();
-        until(&format!("{name} is gone"), Duration::from_secs(30), || {
-            let listing = self.ctr(&["tasks", "ls"]).text();
-            let line = listing
-                .lines()
-                .find(|line| line.split_whitespace().next() == Some(name))
-                .unwrap_or_default()
-                .to_string();
-            (line.is_empty() || line.contains("STOPPED")).then_some(())
-        });
+        self.ended(name);
         self.forget(name);
     }
 

@@ -11,6 +11,8 @@ use curvine_types::{Error, Result};
 pub struct MountedAt {
     /// Unique while mounted.
     pub id: u32,
+    /// The mount that it is in.
+    pub parent: u32,
     /// Of the device that the super block has; for FUSE the major number is 0.
     pub major: u32,
     pub minor: u32,
@@ -41,13 +43,14 @@ fn parse(text: &[u8]) -> Vec<MountedAt> {
 fn parse_line(line: &[u8]) -> Option<MountedAt> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = number(fields.next()?)?;
-    let mut device = fields.nth(1)?.split(|byte| *byte == b':');
+    let parent = number(fields.next()?)?;
+    let mut device = fields.next()?.split(|byte| *byte == b':');
     let (major, minor) = (number(device.next()?)?, number(device.next()?)?);
     let path = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     fields.find(|field| *field == b"-")?;
     let kind = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
-    Some(MountedAt { id, major, minor, path, kind, source })
+    Some(MountedAt { id, parent, major, minor, path, kind, source })
 }
 
 fn number(text: &[u8]) -> Option<u32> {
@@ -86,7 +89,7 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].path, Path::new("/mnt/a b\\"));
-        assert_eq!((mounts[0].id, mounts[0].major, mounts[0].minor), (36, 0, 57));
+        assert_eq!((mounts[0].id, mounts[0].parent, mounts[0].major, mounts[0].minor), (36, 35, 0, 57));
         assert_eq!((mounts[0].kind.as_str(), mounts[0].source.as_str()), ("fuse.curvine", "curvine"));
         assert_eq!(mounts[1].kind, "ext4");
     }

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 
 use curvine_fuse_abi::mount::FILESYSTEM_TYPE;
 use curvine_fuse_abi::mountinfo::mounts_on;
-use curvine_types::{Error, Result};
+use curvine_types::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 /// Most mounts on one path; more must be a mistake.
 const MOUNTS_MAX: usize = 64;
+/// How long a mount may take to show that it lives.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+const NOTCONN: i32 = Errno::NOTCONN.raw_os_error();
+const CONNABORTED: i32 = Errno::CONNABORTED.raw_os_error();
 /// Between two attempts on a busy mount.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -28,6 +32,27 @@ pub fn detach(path: &Path, patience: Duration) -> Result<usize> {
         }
     }
     Ok(MOUNTS_MAX)
+}
+
+/// Refuses a container whose volume is itself the dead mount of a predecessor: what is mounted on it is seen by nobody outside, and
+/// from in here it cannot be taken off the node.
+pub fn check_volume(path: &Path) -> Result<()> {
+    let path = std::path::absolute(path).map_err(|source| Error::from_io(source, "not a path"))?;
+    let mounts = curvine_fuse_abi::mountinfo::mounts()?;
+    let Some(volume) = mounts.iter().find(|mount| mount.path == path) else { return Ok(()) };
+    let in_root = mounts.iter().any(|mount| mount.id == volume.parent && mount.path == Path::new("/"));
+    let single = mounts.iter().filter(|mount| mount.path == path).count() == 1;
+    if volume.kind != FILESYSTEM_TYPE || !in_root || !single {
+        return Ok(());
+    }
+    match crate::probe::statfs_within(&path, PROBE_TIMEOUT) {
+        Some(Err(error)) if matches!(error.raw_os_error(), Some(NOTCONN | CONNABORTED)) => {
+            let message = "the volume of this container is a dead mount that a killed client has left on the node; the janitor takes it \
+                           off (curvine-janitor.yaml), or umount -l on the node, and the next start of this container works";
+            Err(Error::new(ErrorKind::Busy, message).with("path", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn one(path: &Path, deadline: Instant) -> Result<()> {

@@ -98,7 +98,7 @@ fn watermark(level: &Level, name: &str, text: &str) -> Result<Option<u8>> {
 /// What the directory is on, as the kernel says; Fluid calls every disk HDD.
 pub fn kind_of(path: &Path) -> DataDirKind {
     const TMPFS: i64 = 0x0102_1994;
-    if rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == TMPFS) {
+    if rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == TMPFS) {
         return DataDirKind::Mem;
     }
     let Ok(stat) = rustix::fs::stat(path) else { return DataDirKind::Hdd };

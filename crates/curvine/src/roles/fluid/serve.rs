@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use curvine_config::{ClusterConf, Role};
-use curvine_kubernetes::{Component, Identity, Runtime, Settings, configure, watch};
+use curvine_kubernetes::{Component, Identity, Runtime, Settings, configure, detach, watch};
 use curvine_types::{Error, Result};
 
 use super::{CONF_FILE, mount_ufs};
@@ -59,7 +59,10 @@ pub async fn run(common: &Common, identity: &Identity, component: Component) -> 
             }
             roles::worker::serve(&conf, true).await
         }
-        Component::Client => roles::mount::supervised(conf, common).await,
+        Component::Client => {
+            detach::check_volume(&conf.fuse.mnt_path)?;
+            roles::mount::supervised(conf, common).await
+        }
     };
     watching.abort();
     outcome
