@@ -86,10 +86,8 @@ fn new_mode(inode: &Inode, command: &SetAttr) -> u32 {
     }
     if command.uid.is_some() || command.gid.is_some() {
         inode.mode() & !(S_ISUID | S_ISGID)
-    } else if command.size.is_some() {
-        without_privileges(inode.mode())
     } else {
-        inode.mode()
+        without_privileges(inode.mode())
     }
 }
 
