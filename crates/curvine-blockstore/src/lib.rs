@@ -14,6 +14,7 @@
 
 mod chunks;
 mod content;
+mod copy;
 mod disk;
 mod eviction;
 mod expose;
@@ -46,6 +47,7 @@ mod test_util;
 #[cfg(test)]
 mod write_test;
 
+pub use copy::{CopyFrom, CopyTo};
 pub use disk::{DiskOp, Faults, crc32c};
 pub use store::{BlockStore, Gauges};
 pub use types::*;

@@ -171,6 +171,25 @@ impl BlockStore {
         self.sweep_step();
     }
 
+    /// Makes all that was acknowledged of all live contents durable. Goes on after an error and returns the first.
+    pub fn sync_all(&self) -> Result<()> {
+        let mut result = Ok(());
+        for table in &self.tables {
+            let contents: Vec<_> = table.read().values().cloned().collect();
+            for content in contents {
+                if content.state.read().kind != ContentKind::Live {
+                    continue;
+                }
+                result = result.and(match self.fsync(content.key) {
+                    // Deleted meanwhile.
+                    Err(error) if error.kind() == ErrorKind::VersionMismatch => Ok(()),
+                    synced => synced,
+                });
+            }
+        }
+        result
+    }
+
     /// Makes everything durable and marks the indexes as closed. The store may still be used; the mark is then void.
     pub fn close(&self) -> Result<()> {
         let mut result = Ok(());

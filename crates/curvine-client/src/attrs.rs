@@ -9,7 +9,7 @@ use curvine_proto::{
     Attr, GetAttrReply, GetAttrRequest, GetXattrReply, GetXattrRequest, ListXattrReply, ListXattrRequest, Method,
     RemoveXattr, SetAttr, SetXattr, StatFsReply, StatFsRequest, TruncateFileRequest,
 };
-use curvine_types::{InodeId, Result};
+use curvine_types::{ErrorKind, InodeId, Result};
 
 use crate::FileSystem;
 use crate::clock::boot_time;
@@ -20,7 +20,12 @@ use crate::names::present;
 impl Core {
     pub(crate) async fn ask_attr(&self, inode: InodeId, deadline: tokio::time::Instant) -> Result<(Attr, Duration)> {
         let request = |session| GetAttrRequest { session, inode };
-        let (reply, ticket) = self.ask::<_, GetAttrReply>(Method::GetAttr, request, deadline).await?;
+        let (reply, ticket) = match self.ask::<_, GetAttrReply>(Method::GetAttr, request, deadline).await {
+            Err(error) if error.kind() == ErrorKind::Stale => {
+                return self.graves.find(inode).map(|attr| (attr, Duration::ZERO)).ok_or(error);
+            }
+            answered => answered?,
+        };
         self.cache.grant(&ticket, &reply.leases, boot_time());
         Ok(self.settle(&ticket, present(reply.attr)?))
     }

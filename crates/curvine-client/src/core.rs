@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::cache::{Cache, CacheLimits, Ticket};
 use crate::clock::boot_time;
 use crate::counters::Counters;
+use crate::graves::Graves;
 use crate::master::{Conn, Master};
 use crate::mutation::{Touched, Window};
 use crate::opens::Opens;
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     memory_half: usize,
     pub notifications: Arc<Semaphore>,
     pub counters: Counters,
+    pub graves: Graves,
 }
 
 /// Memory is counted in KiB, so that a semaphore can hold it.
@@ -76,6 +78,7 @@ impl Core {
             memory_half: kib(half) as usize,
             notifications: Arc::new(Semaphore::new(options.notifications_in_flight.max(1))),
             counters: Counters::default(),
+            graves: Graves::default(),
             options,
         })
     }

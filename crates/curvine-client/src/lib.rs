@@ -6,17 +6,19 @@
 //! * a write that was acknowledged is with the worker (or in the log): no data waits here;
 //! * every wait has a deadline, and a future may be dropped at any time: a change that has begun goes on by itself.
 //!
-//! The way of a call: `names`, `attrs`, `open`, `read`, `write`, `locks`, `admin` (operations) -> `core` (questions to the master)
+//! The way of a call: `names`, `attrs`, `open`, `read`, `write`, `copy`, `sync`, `locks`, `admin` (operations) -> `core` (questions to the master)
 //! or `mutation` (changes) -> `master` (the connection, kept by `session`) and `workers`. `cache` and `opens` hold the state.
 
 mod admin;
 mod attrs;
 mod cache;
 mod clock;
+mod copy;
 mod core;
 mod counters;
 mod file;
 mod fs;
+mod graves;
 mod handle;
 pub mod home;
 mod local;
@@ -33,6 +35,7 @@ mod read;
 mod read_ahead;
 mod recall;
 mod session;
+mod sync;
 mod types;
 mod workers;
 mod write;

@@ -17,6 +17,7 @@ use crate::mutation::{Done, Touched};
 use crate::{DirItem, DirPage, Entry, FileSystem, Lookup, NewNode};
 
 const RENAME_EXCHANGE: u32 = 2;
+const RENAME_WHITEOUT: u32 = 4;
 
 /// An attribute that an outcome must have.
 pub(crate) fn present(attr: Option<Attr>) -> Result<Attr> {
@@ -62,6 +63,7 @@ impl Core {
             self.cache.changed_name(ticket, parent, name, 0, now);
         }
         if let Some(target) = target {
+            self.graves.bury(&target);
             self.cache.changed_attr(ticket, target, now);
         }
     }
@@ -117,7 +119,13 @@ impl FileSystem {
     pub async fn readdir(&self, dir: InodeId, cookie: Cookie, limit: u32, plus: bool) -> Result<DirPage> {
         let core = &self.core;
         let request = |session| ReadDirRequest { session, inode: dir, cookie, limit, caller: core.caller() };
-        let (reply, ticket) = core.ask::<_, ReadDirReply>(Method::ReadDir, request, core.deadline()).await?;
+        let (reply, ticket) = match core.ask::<_, ReadDirReply>(Method::ReadDir, request, core.deadline()).await {
+            // Whoever still stands in it sees it empty.
+            Err(error) if error.kind() == ErrorKind::Stale && core.graves.find(dir).is_some() => {
+                return Ok(DirPage { items: Vec::new(), end: true });
+            }
+            answered => answered?,
+        };
         let now = boot_time();
         core.cache.grant(&ticket, &reply.leases, now);
         if let Some(parent) = &reply.dir {
@@ -213,9 +221,30 @@ impl FileSystem {
         new_name: &Name,
         flags: u32,
     ) -> Result<()> {
+        self.rename_as(parent, name, new_parent, new_name, flags, (0, 0)).await
+    }
+
+    /// As `rename`, also with WHITEOUT 4: `owner` (user and group) gets the device that takes the old name.
+    pub async fn rename_as(
+        &self,
+        parent: InodeId,
+        name: &Name,
+        new_parent: InodeId,
+        new_name: &Name,
+        flags: u32,
+        owner: (u32, u32),
+    ) -> Result<()> {
         let (name, new_name) = (Bytes::copy_from_slice(name.as_bytes()), Bytes::copy_from_slice(new_name.as_bytes()));
-        let rename =
-            Rename { parent, name: name.clone(), new_parent, new_name: new_name.clone(), flags, ..Default::default() };
+        let rename = Rename {
+            parent,
+            name: name.clone(),
+            new_parent,
+            new_name: new_name.clone(),
+            flags,
+            uid: owner.0,
+            gid: owner.1,
+            ..Default::default()
+        };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
             let Done { outcome, ticket, .. } = done;
             let new_parent = outcome.new_parent.as_ref().or(outcome.parent.as_ref());
@@ -232,6 +261,11 @@ impl FileSystem {
                 return;
             }
             core.settle_removed(&ticket, outcome.parent.as_ref(), &name, outcome.target);
+            if flags & RENAME_WHITEOUT != 0
+                && let Some(dir) = &outcome.parent
+            {
+                core.cache.forget_name(dir, &name);
+            }
             if let Some(attr) = outcome.attr {
                 core.settle_made(&ticket, new_parent, &new_name, attr);
             }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_proto::command::Body as CommandBody;
@@ -142,6 +143,33 @@ impl FileSystem {
         let handle = self.open(entry.attr.inode, flags).await?;
         (entry.attr, entry.attr_ttl) = self.getattr(entry.attr.inode).await?;
         Ok((entry, Some(handle)))
+    }
+
+    /// Makes a file without a name in the place of `parent` and opens it for writing; it is gone with its last close, unless a
+    /// link gives it a name, which `new.exclusive` rules out.
+    pub async fn create_unnamed(&self, parent: InodeId, new: NewFile) -> Result<(Entry, Handle)> {
+        let NewFile { mode, uid, gid, exclusive, open } = new;
+        let flags = open
+            .filter(|flags| flags.write)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "a file without a name is opened for writing"))?;
+        self.core.opens.check_limit()?;
+        let kind = FileKind::File as i32;
+        let create =
+            Create { parent, kind, mode, uid, gid, grant_write: true, exclusive, unnamed: true, ..Default::default() };
+        let epoch_sent = self.core.opens.epoch_now();
+        let settle = move |core: &Arc<Core>, done: Done| {
+            let (attr, attr_ttl) = core.cache.changed_attr(&done.ticket, present(done.outcome.attr)?, boot_time());
+            let handle = core.open_made(&done, &attr, flags, epoch_sent);
+            Ok::<_, Error>((Entry { attr, entry_ttl: Duration::ZERO, attr_ttl }, handle))
+        };
+        let body = CommandBody::Create(create);
+        let (entry, handle) = self.core.mutate(body, Touched::default(), self.core.deadline(), settle).await??;
+        let handle = match handle {
+            Some(handle) => handle,
+            // Counted by a master that is no longer the one we talk to.
+            None => self.open(entry.attr.inode, OpenFlags { truncate: false, ..flags }).await?,
+        };
+        Ok((entry, handle))
     }
 
     /// Returns at once; the master is told in the background, when the last clone is gone.

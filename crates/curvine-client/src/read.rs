@@ -44,7 +44,7 @@ impl FileSystem {
 }
 
 impl Core {
-    async fn read_part(
+    pub(crate) async fn read_part(
         self: &Arc<Self>,
         open: &Arc<Open>,
         offset: u64,
@@ -92,7 +92,7 @@ impl Core {
     }
 
     /// A layout that is right now: known under a lease, live, or just confirmed by the master.
-    async fn readable_layout(&self, open: &Open, deadline: Instant) -> Result<Arc<Placed>> {
+    pub(crate) async fn readable_layout(&self, open: &Open, deadline: Instant) -> Result<Arc<Placed>> {
         let file = &open.file;
         let Some(placed) = file.known_layout() else { return file.fresh_layout(self, deadline).await };
         match &placed.place {

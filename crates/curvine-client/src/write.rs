@@ -28,10 +28,10 @@ use crate::{FileSystem, Handle, Seek, WriteDone};
 
 /// Where a write goes.
 #[derive(Clone, Copy)]
-struct Target {
-    offset: u64,
-    append: bool,
-    kill_privileges: bool,
+pub(crate) struct Target {
+    pub offset: u64,
+    pub append: bool,
+    pub kill_privileges: bool,
 }
 
 impl FileSystem {
@@ -135,7 +135,7 @@ impl FileSystem {
 }
 
 impl Core {
-    async fn write_all(
+    pub(crate) async fn write_all(
         self: &Arc<Self>,
         handle: &Handle,
         target: Target,
@@ -285,13 +285,13 @@ impl Core {
     }
 
     /// A write was acknowledged.
-    fn has_written(&self, file: &File, live: &LiveAttr) {
+    pub(crate) fn has_written(&self, file: &File, live: &LiveAttr) {
         file.written(self);
         self.cache.wrote(file.inode, live, boot_time());
     }
 
     /// A write failed that may have been executed.
-    fn has_perhaps_written(&self, file: &File, error: &Error) {
+    pub(crate) fn has_perhaps_written(&self, file: &File, error: &Error) {
         file.written(self);
         if !error.kind().is_retryable() {
             self.cache.doubt(&[file.inode]);
@@ -299,7 +299,7 @@ impl Core {
     }
 
     /// Drops setuid and setgid as a write by an unprivileged process does.
-    async fn drop_privileges(self: &Arc<Self>, file: &File, deadline: Instant) -> Result<()> {
+    pub(crate) async fn drop_privileges(self: &Arc<Self>, file: &File, deadline: Instant) -> Result<()> {
         let inode = file.inode;
         let attr = match self.cache.attr(inode, boot_time()) {
             Some((attr, _)) => attr,

@@ -202,6 +202,7 @@ wire! {
     CopyFileRangeIn [56] {
         fh_in: u64, off_in: u64, nodeid_out: u64, fh_out: u64, off_out: u64, len: u64, flags: u64,
     }
+    CopyFileRangeOut [8] { bytes_copied: u64 }
     SyncfsIn [8] { padding: u64 }
 
     NotifyInvalInode [24] { ino: u64, off: i64, len: i64 }

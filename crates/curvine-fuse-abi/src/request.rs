@@ -138,7 +138,11 @@ pub enum Operation<'a> {
         offset: u64,
         whence: u32,
     },
-    CopyFileRange(CopyFileRangeIn),
+    /// `wide`: answered with 64 bits (COPY_FILE_RANGE_64).
+    CopyFileRange {
+        args: CopyFileRangeIn,
+        wide: bool,
+    },
     Syncfs,
     Ioctl(IoctlIn),
     Poll(PollIn),
@@ -312,7 +316,9 @@ fn operation<'a>(body: &mut Body<'a>) -> Result<Operation<'a>> {
             let args: LseekIn = body.take()?;
             Op::Lseek { fh: args.fh, offset: args.offset, whence: args.whence }
         }
-        Opcode::CopyFileRange | Opcode::CopyFileRange64 => Op::CopyFileRange(body.take()?),
+        Opcode::CopyFileRange | Opcode::CopyFileRange64 => {
+            Op::CopyFileRange { args: body.take()?, wide: opcode == Opcode::CopyFileRange64 }
+        }
         Opcode::Syncfs => Op::Syncfs,
         Opcode::Ioctl => Op::Ioctl(body.take()?),
         Opcode::Poll => Op::Poll(body.take()?),

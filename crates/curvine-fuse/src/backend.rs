@@ -12,7 +12,11 @@ use curvine_client::{
     OpenFlags, Seek, WriteDone,
 };
 use curvine_proto::{Attr, DataMode, FileKind, LockHolder, SetAttr, SetLock, StatFsReply};
-use curvine_types::{Cookie, InodeId, Name, Result, SessionId, WorkerId};
+use curvine_types::{Cookie, Error, ErrorKind, InodeId, Name, Result, SessionId, WorkerId};
+
+fn unsupported() -> Error {
+    Error::new(ErrorKind::NotSupported, "this file system does not do that")
+}
 
 macro_rules! backend {
     ($($(#[$doc:meta])* $name:ident($($arg:ident: $kind:ty),*) -> $output:ty;)*) => {
@@ -99,6 +103,43 @@ macro_rules! backend {
                 offset: u64,
                 what: Seek,
             ) -> impl Future<Output = Result<u64>> + Send;
+            /// A file without a name, opened for writing.
+            fn create_unnamed(
+                &self,
+                parent: InodeId,
+                new: NewFile,
+            ) -> impl Future<Output = Result<(Entry, Self::Handle)>> + Send {
+                let _ = (parent, new);
+                async { Err(unsupported()) }
+            }
+            /// Copies from one open file and offset to another; how many bytes.
+            fn copy_range(
+                &self,
+                from: (&Self::Handle, u64),
+                to: (&Self::Handle, u64),
+                length: u64,
+                kill_privileges: bool,
+            ) -> impl Future<Output = Result<u64>> + Send {
+                let _ = (from, to, length, kill_privileges);
+                async { Err(unsupported()) }
+            }
+            /// As `rename`, whatever the flags; `owner` gets the device that RENAME_WHITEOUT leaves.
+            fn rename_as(
+                &self,
+                parent: InodeId,
+                name: &Name,
+                new_parent: InodeId,
+                new_name: &Name,
+                flags: u32,
+                owner: (u32, u32),
+            ) -> impl Future<Output = Result<()>> + Send {
+                let _ = (parent, name, new_parent, new_name, flags, owner);
+                async { Err(unsupported()) }
+            }
+            /// Makes everything durable.
+            fn sync(&self) -> impl Future<Output = Result<()>> + Send {
+                async { Ok(()) }
+            }
             $($(#[$doc])* fn $name(&self, $($arg: $kind),*) -> impl Future<Output = Result<$output>> + Send;)*
         }
 
@@ -186,6 +227,36 @@ macro_rules! backend {
 
             async fn seek(&self, handle: &Handle, offset: u64, what: Seek) -> Result<u64> {
                 FileSystem::seek(self, handle, offset, what).await
+            }
+
+            async fn create_unnamed(&self, parent: InodeId, new: NewFile) -> Result<(Entry, Handle)> {
+                FileSystem::create_unnamed(self, parent, new).await
+            }
+
+            async fn copy_range(
+                &self,
+                from: (&Handle, u64),
+                to: (&Handle, u64),
+                length: u64,
+                kill_privileges: bool,
+            ) -> Result<u64> {
+                FileSystem::copy_range(self, from, to, length, kill_privileges).await
+            }
+
+            async fn rename_as(
+                &self,
+                parent: InodeId,
+                name: &Name,
+                new_parent: InodeId,
+                new_name: &Name,
+                flags: u32,
+                owner: (u32, u32),
+            ) -> Result<()> {
+                FileSystem::rename_as(self, parent, name, new_parent, new_name, flags, owner).await
+            }
+
+            async fn sync(&self) -> Result<()> {
+                FileSystem::sync(self).await
             }
 
             $(async fn $name(&self, $($arg: $kind),*) -> Result<$output> {

@@ -47,8 +47,6 @@ impl IoMode {
 struct OpenInode {
     way: Way,
     opens: u64,
-    /// A record lock was taken here, so a close must drop its owner's.
-    record_locks: bool,
     /// The directory in which it was made by an open that is still there.
     made_in: Option<InodeId>,
 }
@@ -98,7 +96,7 @@ impl IoModes {
     /// Counts an open and returns the mode that it must have, which is `wanted` for the first one.
     pub fn join(&self, inode: InodeId, wanted: Way) -> Way {
         let mut shard = self.shard(inode).lock();
-        let fresh = || OpenInode { way: wanted, opens: 0, record_locks: false, made_in: None };
+        let fresh = || OpenInode { way: wanted, opens: 0, made_in: None };
         let open = shard.entry(inode).or_insert_with(fresh);
         open.opens += 1;
         open.way.clone()
@@ -172,18 +170,6 @@ impl IoModes {
         self.shards.iter().map(|shard| shard.lock().values().filter(count).count()).sum()
     }
 
-    /// Remembers that record locks may be held.
-    pub fn note_record_lock(&self, inode: InodeId) {
-        if let Some(open) = self.shard(inode).lock().get_mut(&inode) {
-            open.record_locks = true;
-        }
-    }
-
-    /// Whether record locks may be held.
-    pub fn has_record_locks(&self, inode: InodeId) -> bool {
-        self.shard(inode).lock().get(&inode).is_some_and(|open| open.record_locks)
-    }
-
     /// Open inodes.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
@@ -220,17 +206,5 @@ mod tests {
         assert_eq!(IoMode::suited(DataMode::WriteExclusive), IoMode::Cached);
         assert_eq!(IoMode::suited(DataMode::WriteShared), IoMode::Direct);
         assert_eq!(IoMode::suited(DataMode::Unknown), IoMode::Direct);
-    }
-
-    #[test]
-    fn record_locks_are_remembered_until_the_last_close() {
-        let modes = IoModes::default();
-        modes.note_record_lock(7);
-        assert!(!modes.has_record_locks(7));
-        modes.join(7, CACHED);
-        modes.note_record_lock(7);
-        assert!(modes.has_record_locks(7));
-        modes.leave(7);
-        assert!(!modes.has_record_locks(7));
     }
 }

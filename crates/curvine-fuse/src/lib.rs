@@ -13,6 +13,7 @@ mod gate;
 mod handles;
 mod interrupt;
 mod io_mode;
+mod lock_owners;
 mod memory;
 mod mount;
 mod ops;

@@ -20,6 +20,7 @@ use crate::gate::Gate;
 use crate::handles::Handles;
 use crate::interrupt::Interrupts;
 use crate::io_mode::IoModes;
+use crate::lock_owners::LockOwners;
 use crate::memory::Memory;
 use crate::options::FuseOptions;
 use crate::pages::Pages;
@@ -50,6 +51,8 @@ pub struct Gauges {
     pub requests_orphaned: usize,
     pub open_files: usize,
     pub open_inodes: usize,
+    /// Open inodes through which record locks may be held.
+    pub locked_inodes: usize,
     pub requests_served: u64,
     pub interrupts: u64,
     pub notifications: u64,
@@ -101,6 +104,7 @@ impl<B: Backend> Served for Server<B> {
             requests_orphaned: self.interrupts.orphans.len(),
             open_files: self.handles.len(),
             open_inodes: self.modes.len(),
+            locked_inodes: self.locks.len(),
             requests_served: self.served.load(Ordering::Relaxed),
             interrupts: self.interrupts.seen(),
             pages_waiting: self.pages.waiting(),
@@ -165,6 +169,7 @@ impl Mount {
             handles: Handles::new(options.open_files),
             modes: modes.clone(),
             passthrough,
+            locks: LockOwners::default(),
             pages: pages.clone(),
             memory: Memory::new(root),
             interrupts: Interrupts::new(options.interrupt_grace),

@@ -18,6 +18,7 @@ pub fn nodes(node: u64, operation: &Operation<'_>) -> Nodes {
     match operation {
         Operation::Rename { new_parent, .. } => [node, *new_parent],
         Operation::Link { inode, .. } => [node, *inode],
+        Operation::CopyFileRange { args, .. } => [node, args.nodeid_out],
         _ => [node, node],
     }
 }
@@ -38,8 +39,11 @@ pub fn changes(opcode: Opcode) -> bool {
             | Link
             | Open
             | Create
+            | Tmpfile
             | Write
             | Fallocate
+            | CopyFileRange
+            | CopyFileRange64
             | Setxattr
             | Removexattr
             | Setlk

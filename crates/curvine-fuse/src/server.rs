@@ -27,6 +27,7 @@ use crate::gate::{Gate, Permit};
 use crate::handles::Handles;
 use crate::interrupt::{Interrupts, Waiting};
 use crate::io_mode::IoModes;
+use crate::lock_owners::LockOwners;
 use crate::memory::Memory;
 use crate::ops;
 use crate::orphans;
@@ -45,6 +46,7 @@ pub(crate) struct Server<B: Backend> {
     pub handles: Handles<B::Handle>,
     pub modes: Arc<IoModes>,
     pub passthrough: Passthrough,
+    pub locks: LockOwners,
     pub pages: Arc<Pages>,
     pub memory: Memory,
     pub interrupts: Interrupts,

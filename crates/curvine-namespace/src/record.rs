@@ -25,6 +25,8 @@ pub const UFS: u8 = 4;
 pub const MOUNT_ROOT: u8 = 8;
 /// Has extended attributes.
 pub const XATTRS: u8 = 16;
+/// Made without a name (O_TMPFILE), and may still get its first one.
+pub const UNNAMED: u8 = 32;
 
 /// An inode.
 #[derive(Clone, Copy, Debug, PartialEq)]

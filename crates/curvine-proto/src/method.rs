@@ -93,4 +93,8 @@ methods! {
     RaftAppend = 150,
     RaftVote = 151,
     RaftSnapshot = 152,
+
+    /// Client to worker.
+    CopyRange = 200,
+    SyncAll = 201,
 }

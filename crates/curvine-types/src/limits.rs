@@ -25,6 +25,8 @@ pub const INLINE_MAX: usize = 16 << 10;
 pub const BLOCK_SIZE_DEFAULT: u64 = 128 << 20;
 /// Largest data part of one frame, and so of one read or write request.
 pub const IO_MAX: usize = 1 << 20;
+/// Most bytes that one request copies from file to file on a worker, so that it ends in time.
+pub const COPY_MAX: u64 = 64 << 20;
 /// Largest metadata part of one frame.
 pub const META_MAX: usize = 4 << 20;
 

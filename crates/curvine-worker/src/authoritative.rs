@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curvine_blockstore::{BlockStore, ContentKey, Fallocate, WriteAt};
+use curvine_blockstore::{BlockStore, ContentKey, CopyFrom, CopyTo, Fallocate, WriteAt};
 use curvine_proto::{
-    ContentMapReply, DeleteContentRequest, FallocateRequest, LiveAttrReply, OpenContentRequest, PlaceRequest,
-    ReadRequest, SealRequest, SeekReply, SeekRequest, SetMtimeRequest, TruncateRequest, WriteReply, WriteRequest,
+    ContentMapReply, CopyRangeReply, CopyRangeRequest, DeleteContentRequest, FallocateRequest, LiveAttrReply,
+    OpenContentRequest, PlaceRequest, ReadRequest, SealRequest, SeekReply, SeekRequest, SetMtimeRequest,
+    TruncateRequest, WriteReply, WriteRequest,
 };
 use curvine_rpc::Reply;
-use curvine_types::limits::IO_MAX;
+use curvine_types::limits::{COPY_MAX, IO_MAX};
 use curvine_types::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
@@ -115,6 +116,52 @@ pub(crate) async fn fallocate(
     let mode = fallocate_mode(request.mode)?;
     let FallocateRequest { epoch, offset, length, .. } = request;
     on_attr(engine, deadline, move |store| store.fallocate(key, version, epoch, offset, length, mode)).await
+}
+
+/// Copies within this worker, one step after the other so that nobody waits long for a lane of the disk.
+pub(crate) async fn copy_range(
+    engine: &Arc<Engine>,
+    from: Target,
+    to: Target,
+    request: CopyRangeRequest,
+    deadline: Instant,
+) -> Result<CopyRangeReply> {
+    let CopyRangeRequest { from_offset, to_offset, epoch, length, .. } = request;
+    if length > COPY_MAX {
+        return Err(Error::new(ErrorKind::TooBig, "a copy has at most 64 MiB").with("length", length));
+    }
+    let overlap = from.key == to.key && from_offset.abs_diff(to_offset) < length;
+    if overlap || from_offset.checked_add(length).is_none() || to_offset.checked_add(length).is_none() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "the ranges of a copy overlap or do not exist"));
+    }
+    let mut reply = CopyRangeReply::default();
+    while reply.copied < length {
+        let source = CopyFrom { key: from.key, version: from.version, offset: from_offset + reply.copied };
+        let target = CopyTo { key: to.key, version: to.version, epoch, offset: to_offset + reply.copied };
+        let (store, rest) = (engine.store.clone(), length - reply.copied);
+        match engine.disk.run(deadline, move || store.copy_step(source, target, rest)).await {
+            Ok((0, _)) => break,
+            Ok((copied, attr)) => {
+                reply.copied += copied;
+                reply.attr = attr.map(live_attr);
+                Stats::add(&engine.stats.bytes_read, copied);
+                Stats::add(&engine.stats.bytes_written, copied);
+            }
+            // What came before is copied; the caller learns of the error when it goes on.
+            Err(error) if reply.copied > 0 => {
+                tracing::debug!(%error, copied = reply.copied, "a copy ends early");
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reply)
+}
+
+/// Makes everything durable that was acknowledged of any content.
+pub(crate) async fn sync_all(engine: &Arc<Engine>, deadline: Instant) -> Result<()> {
+    let store = engine.store.clone();
+    engine.disk.run_slow(deadline, move || store.sync_all()).await
 }
 
 pub(crate) async fn stat(

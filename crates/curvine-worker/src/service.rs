@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use curvine_blockstore::{ContentKey, ContentKind, InventoryItem};
 use curvine_proto::{
-    ContentId, ContentMapRequest, DeleteContentRequest, Empty, ExposeRequest, FallocateRequest, FillRequest,
-    FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method, OpenContentRequest, PeerRole,
-    PlaceRequest, ProbeRequest, ReadRequest, SealRequest, SeekRequest, SetMtimeRequest, StatRequest, TruncateRequest,
-    UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
+    ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest, FallocateRequest,
+    FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method, OpenContentRequest,
+    PeerRole, PlaceRequest, ProbeRequest, ReadRequest, SealRequest, SeekRequest, SetMtimeRequest, StatRequest,
+    TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
@@ -78,6 +78,16 @@ impl WorkerService {
                 let request: FallocateRequest = call.request()?;
                 let target = writable(engine, &call, &request.content)?;
                 Ok(Reply::new(&authoritative::fallocate(engine, target, request, deadline).await?))
+            }
+            Method::CopyRange => {
+                let request: CopyRangeRequest = call.request()?;
+                let from = target(engine, &call, &request.from)?;
+                let to = writable(engine, &call, &request.to)?;
+                Ok(Reply::new(&authoritative::copy_range(engine, from, to, request, in_time(deadline)).await?))
+            }
+            Method::SyncAll => {
+                authoritative::sync_all(engine, deadline).await?;
+                Ok(Reply::new(&Empty {}))
             }
             Method::Fsync => {
                 let request: FsyncRequest = call.request()?;

@@ -25,7 +25,7 @@ use crate::handles::Opened;
 use crate::io_mode::IoMode;
 
 /// What `open(2)` was given, as the client wants it.
-fn open_flags(flags: u32) -> OpenFlags {
+pub(super) fn open_flags(flags: u32) -> OpenFlags {
     let flags = flags as i32;
     let access = flags & libc::O_ACCMODE;
     OpenFlags {
@@ -82,12 +82,12 @@ impl<B: Backend> Call<'_, B> {
         Ok(Answer::Opened { fh, value })
     }
 
-    fn check_room(&self) -> Result<(), Failure> {
+    pub(super) fn check_room(&self) -> Result<(), Failure> {
         if self.server.handles.has_room() { Ok(()) } else { Err(Failure::Errno(libc::ENFILE)) }
     }
 
     /// Counts the open and decides how the kernel does its I/O. `new_in`: the directory in which the file was made just now.
-    async fn opened(
+    pub(super) async fn opened(
         &self,
         inode: InodeId,
         handle: B::Handle,
@@ -119,7 +119,7 @@ impl<B: Backend> Call<'_, B> {
     }
 
     /// The open file of a handle number; EBADF for one that is not open.
-    fn file(&self, fh: u64) -> Result<(InodeId, B::Handle), Failure> {
+    pub(super) fn file(&self, fh: u64) -> Result<(InodeId, B::Handle), Failure> {
         match self.server.handles.get(fh).as_deref() {
             Some(Opened::File { inode, handle }) => Ok((*inode, handle.clone())),
             _ => Err(Failure::Errno(libc::EBADF)),
@@ -157,7 +157,7 @@ impl<B: Backend> Call<'_, B> {
     pub(super) async fn flush(&self, fh: u64, owner: u64) -> Outcome {
         let (inode, handle) = self.file(fh)?;
         let flushed = self.server.backend.flush(&handle).await;
-        if self.server.modes.has_record_locks(inode) {
+        if self.server.locks.close(inode, owner) {
             self.server.backend.release_owner(inode, owner).await?;
         }
         flushed?;
@@ -175,18 +175,30 @@ impl<B: Backend> Call<'_, B> {
         let Some(Opened::File { inode, .. }) = opened.as_deref() else {
             return Err(Failure::Errno(libc::EBADF));
         };
-        let unlocked = if args.release_flags & RELEASE_FLOCK_UNLOCK != 0 {
+        let flock = args.release_flags & RELEASE_FLOCK_UNLOCK != 0;
+        let (owners, _releasing) = self.server.locks.release(*inode, args.fh, flock);
+        let mut unlocked = if flock {
             self.server.backend.setlk(*inode, convert::flock_unlock(args.lock_owner), false).await
         } else {
             Ok(())
         };
+        for owner in owners {
+            unlocked = unlocked.and(self.server.backend.release_owner(*inode, owner).await);
+        }
         self.server.close(args.fh);
         unlocked?;
         Ok(Answer::Done)
     }
 
     pub(super) async fn fallocate(&self, args: &FallocateIn) -> Outcome {
-        let (_, handle) = self.file(args.fh)?;
+        let (inode, handle) = self.file(args.fh)?;
+        if self.drops_privileges() {
+            let known = self.server.backend.try_getattr(inode);
+            if known.is_none_or(|(attr, _)| attr.mode & 0o6000 != 0) {
+                let change = SetAttr { kill_privileges: true, ..SetAttr::default() };
+                self.server.backend.setattr(inode, change).await?;
+            }
+        }
         self.server.backend.fallocate(&handle, args.offset, args.length, args.mode).await?;
         Ok(Answer::Done)
     }

@@ -2,6 +2,7 @@
 
 use curvine_fuse_abi::kernel::{LK_FLOCK, LkIn};
 use curvine_proto::{LockType, SetLock};
+use curvine_types::ErrorKind;
 
 use super::Call;
 use crate::answer::{Answer, Failure, Outcome};
@@ -20,9 +21,15 @@ impl<B: Backend> Call<'_, B> {
         let takes = lock.r#type() != LockType::Unlock;
         if takes && args.flags & LK_FLOCK == 0 {
             // Before the request: whatever becomes of it, the close will drop it.
-            self.server.modes.note_record_lock(self.inode);
+            self.server.locks.note(self.inode, args.fh, lock.owner);
         }
-        self.server.backend.setlk(self.inode, lock, wait && takes).await?;
+        let mut set = self.server.backend.setlk(self.inode, lock, wait && takes).await;
+        if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+            && self.server.locks.released(self.inode).await
+        {
+            set = self.server.backend.setlk(self.inode, lock, false).await;
+        }
+        set?;
         if takes {
             let undo = SetLock { r#type: LockType::Unlock.into(), ..lock };
             Ok(Answer::Locked { inode: self.inode, undo })

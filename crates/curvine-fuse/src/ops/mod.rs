@@ -3,6 +3,7 @@
 //! Always: nothing here blocks a thread; OPEN is never answered ENOSYS (the kernel would stop asking for good).
 
 mod attrs;
+mod copy;
 mod dirs;
 mod files;
 mod locks;
@@ -76,10 +77,11 @@ pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outco
         // The kernel checks permissions; what it asks beyond that (chdir, access) is granted.
         Op::Access { .. } | Op::Destroy => Ok(Answer::Done),
         Op::Ioctl(_) => Err(Failure::Errno(libc::ENOTTY)),
-        // The kernel remembers these refusals and does without: it copies by itself, polls are always ready.
-        Op::CopyFileRange(_) | Op::Tmpfile { .. } | Op::Syncfs | Op::Poll(_) | Op::Bmap(_) => {
-            Err(Failure::Errno(libc::ENOSYS))
-        }
+        Op::CopyFileRange { args, wide } => call.copy_file_range(&args, wide).await,
+        Op::Tmpfile { flags, mode, .. } => call.tmpfile(flags, mode).await,
+        Op::Syncfs => call.syncfs().await,
+        // The kernel remembers these refusals and does without: polls are always ready.
+        Op::Poll(_) | Op::Bmap(_) => Err(Failure::Errno(libc::ENOSYS)),
         Op::Init(_) | Op::Unserved(_) | Op::Unknown(_) => Err(Failure::Errno(libc::ENOSYS)),
         // Without an answer: the server takes them before they come here.
         Op::Forget { .. } | Op::BatchForget { .. } | Op::Interrupt { .. } => Ok(Answer::Done),

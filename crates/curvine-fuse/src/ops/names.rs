@@ -77,12 +77,17 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn rename(&self, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32) -> Outcome {
-        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
+        if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT) != 0 {
             return Err(Failure::Errno(libc::EINVAL));
         }
         let (name, new_name) = (Name::new(name)?, Name::new(new_name)?);
         let new_parent = self.server.inode(new_parent);
-        self.server.backend.rename(self.inode, &name, new_parent, &new_name, flags).await?;
+        if flags & libc::RENAME_WHITEOUT != 0 {
+            let owner = (self.header.uid, self.header.gid);
+            self.server.backend.rename_as(self.inode, &name, new_parent, &new_name, flags, owner).await?;
+        } else {
+            self.server.backend.rename(self.inode, &name, new_parent, &new_name, flags).await?;
+        }
         Ok(Answer::Done)
     }
 

@@ -37,7 +37,11 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn listxattr(&self, size: u32) -> Outcome {
-        let names = self.server.backend.list_xattr(self.inode).await?;
+        let mut names = self.server.backend.list_xattr(self.inode).await?;
+        if self.header.uid != 0 {
+            // As other file systems do; the kernel hides their values, but not their names.
+            names.retain(|name| !name.starts_with(b"trusted."));
+        }
         let mut list = Vec::with_capacity(names.iter().map(|name| name.len() + 1).sum());
         for name in names {
             list.extend_from_slice(&name);

@@ -11,6 +11,9 @@ use crate::state::{Found, State, check_writable, fail};
 impl State {
     pub(super) fn create(&mut self, session: SessionId, command: &Create) -> Result<Outcome> {
         let kind = command.kind();
+        if command.unnamed {
+            return self.create_unnamed(session, command);
+        }
         let name = Name::new(&command.name)?;
         let dir = self.dir(command.parent)?;
         if let Some(found) = self.find(&dir, name.as_bytes()) {
@@ -20,22 +23,13 @@ impl State {
         if command.grant_write && kind == FileKind::File {
             need_session(session)?;
         }
-        let mut mode = command.mode;
         match kind {
             FileKind::Unknown => return Err(fail(ErrorKind::InvalidArgument, "unknown kind of file")),
-            FileKind::Symlink => {
-                check_symlink_target(&command.symlink_target)?;
-                mode = 0o777;
-            }
+            FileKind::Symlink => check_symlink_target(&command.symlink_target)?,
             _ => {}
         }
-        let mut gid = command.gid;
-        if dir.mode() & S_ISGID != 0 {
-            gid = dir.gid;
-            mode |= if kind == FileKind::Directory { S_ISGID } else { 0 };
-        }
 
-        let mut inode = Inode::new(kind, mode, command.uid, gid, self.meta.now);
+        let mut inode = self.new_inode(&dir, command);
         inode.size = match kind {
             FileKind::Symlink => command.symlink_target.len() as u64,
             FileKind::CharDevice | FileKind::BlockDevice => command.rdev.into(),
@@ -57,6 +51,45 @@ impl State {
             child_cookie,
             ..Outcome::default()
         })
+    }
+
+    /// A file that no name leads to: the session that has it open keeps it alive, as one whose last name was removed.
+    fn create_unnamed(&mut self, session: SessionId, command: &Create) -> Result<Outcome> {
+        need_session(session)?;
+        if command.kind() != FileKind::File {
+            return Err(fail(ErrorKind::InvalidArgument, "only a file can be without a name"));
+        }
+        let dir = self.dir_for_names(command.parent)?;
+
+        let mut inode = self.new_inode(&dir, command);
+        inode.nlink = 0;
+        inode.set(UNNAMED, !command.exclusive);
+        let id = self.add_inode(inode);
+        self.orphans.insert((id, session), ());
+        self.held.insert((session, Held::Orphan, id), ());
+        let epoch = if command.grant_write { self.add_writer(session, id) } else { 0 };
+        Ok(Outcome {
+            attr: self.attr(id),
+            parent: self.attr(command.parent),
+            layout: self.layout(id, false),
+            epoch,
+            created: true,
+            ..Outcome::default()
+        })
+    }
+
+    /// What is made in a directory; one that is setgid gives its group.
+    fn new_inode(&self, dir: &Inode, command: &Create) -> Inode {
+        let kind = command.kind();
+        let (mut mode, mut gid) = (command.mode, command.gid);
+        if kind == FileKind::Symlink {
+            mode = 0o777;
+        }
+        if dir.mode() & S_ISGID != 0 {
+            gid = dir.gid;
+            mode |= if kind == FileKind::Directory { S_ISGID } else { 0 };
+        }
+        Inode::new(kind, mode, command.uid, gid, self.meta.now)
     }
 
     /// The name exists: an open without O_EXCL finds the file as it is. It is not granted here, because others may hold leases on it.
@@ -94,7 +127,7 @@ impl State {
             return Err(fail(ErrorKind::AlreadyExists, "the name exists").with("name", name));
         }
         let dir = self.dir_for_names(command.parent)?;
-        if inode.nlink == 0 {
+        if inode.nlink == 0 && !inode.has(UNNAMED) {
             return Err(fail(ErrorKind::NotFound, "the file was removed").with("inode", command.inode));
         }
         if inode.nlink >= LINK_MAX {
@@ -104,8 +137,14 @@ impl State {
         let now = self.meta.now;
         self.edit(command.inode, |inode| {
             inode.nlink += 1;
+            inode.set(UNNAMED, false);
             inode.changed(now);
         });
+        // Its name keeps it from now on.
+        while let Some(holder) = self.first_holder(command.inode) {
+            self.orphans.remove(&(command.inode, holder));
+            self.held.remove(&(holder, Held::Orphan, command.inode));
+        }
         let child_cookie = self.add_name(command.parent, dir.content, name.as_bytes(), command.inode, false);
         let parent = self.attr(command.parent);
         Ok(Outcome {

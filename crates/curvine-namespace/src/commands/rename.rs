@@ -1,6 +1,6 @@
-//! Rename: plain, replacing, exchanging.
+//! Rename: plain, replacing, exchanging, leaving a whiteout behind.
 
-use curvine_proto::{Outcome, Rename};
+use curvine_proto::{FileKind, Outcome, Rename};
 use curvine_types::{ErrorKind, InodeId, Name, ROOT_INODE, Result};
 
 use super::names::check_removable;
@@ -10,6 +10,8 @@ use crate::store::Store;
 
 const NOREPLACE: u32 = 1;
 const EXCHANGE: u32 = 2;
+/// The old name becomes a character device 0:0, which overlayfs takes for a removed name.
+const WHITEOUT: u32 = 4;
 
 /// One side of a rename: the directory, and the entry in it with its inode.
 struct Side {
@@ -24,7 +26,8 @@ impl State {
         let (name, new_name) = (Name::new(&command.name)?, Name::new(&command.new_name)?);
         let exchange = command.flags & EXCHANGE != 0;
         let noreplace = command.flags & NOREPLACE != 0;
-        if command.flags & !(NOREPLACE | EXCHANGE) != 0 || exchange && noreplace {
+        let whiteout = command.flags & WHITEOUT != 0;
+        if command.flags & !(NOREPLACE | EXCHANGE | WHITEOUT) != 0 || exchange && (noreplace || whiteout) {
             return Err(
                 fail(ErrorKind::InvalidArgument, "rename does not know these flags").with("have", command.flags)
             );
@@ -71,6 +74,11 @@ impl State {
         self.remove_name(source.dir, source.table, found, source.is_dir);
         let child_cookie =
             self.add_name(command.new_parent, new_dir.content, new_name.as_bytes(), found.id, source.is_dir);
+        if whiteout {
+            let device = Inode::new(FileKind::CharDevice, 0, command.uid, command.gid, self.meta.now);
+            let device = self.add_inode(device);
+            self.add_name(source.dir, source.table, name.as_bytes(), device, false);
+        }
         let now = self.meta.now;
         self.edit(found.id, |inode| inode.changed(now));
         let outcome = self.renamed(found.id, command.parent, command.new_parent);

@@ -18,6 +18,14 @@ struct Node {
     data: Vec<u8>,
     holders: BTreeSet<SessionId>,
     writers: BTreeSet<SessionId>,
+    /// It has no name yet and may get one.
+    unnamed: bool,
+}
+
+impl Node {
+    fn new(kind: FileKind) -> Self {
+        Self { kind, data: vec![], holders: [].into(), writers: [].into(), unnamed: false }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +39,7 @@ type Answer = Result<(), ErrorKind>;
 
 impl Model {
     fn new(sessions: &[SessionId]) -> Self {
-        let root = Node { kind: FileKind::Directory, data: vec![], holders: [].into(), writers: [].into() };
+        let root = Node::new(FileKind::Directory);
         let sessions = sessions.iter().copied().collect();
         Self { names: BTreeMap::new(), nodes: [(ROOT, root)].into(), sessions }
     }
@@ -102,7 +110,7 @@ impl Model {
         self.need_live_dir(parent)?;
         let id = made.expect("the model makes it, so it must be made");
         let data = if kind == FileKind::Symlink { b"target".to_vec() } else { vec![] };
-        self.nodes.insert(id, Node { kind, data, holders: [].into(), writers: [].into() });
+        self.nodes.insert(id, Node { data, ..Node::new(kind) });
         self.names.insert((parent, name), id);
         Ok(())
     }
@@ -116,10 +124,22 @@ impl Model {
             return Err(AlreadyExists);
         }
         self.need_live_dir(parent)?;
-        if self.links(id) == 0 {
+        if self.links(id) == 0 && !self.nodes[&id].unnamed {
             return Err(NotFound);
         }
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.unnamed = false;
+        // A file that has a name needs no holder.
+        node.holders.clear();
         self.names.insert((parent, name), id);
+        Ok(())
+    }
+
+    fn create_unnamed(&mut self, parent: InodeId, session: SessionId, linkable: bool, made: Option<InodeId>) -> Answer {
+        self.need_live_dir(parent)?;
+        let id = made.expect("the model makes it, so it must be made");
+        let node = Node { holders: [session].into(), unnamed: linkable, ..Node::new(FileKind::File) };
+        self.nodes.insert(id, node);
         Ok(())
     }
 
@@ -142,7 +162,7 @@ impl Model {
     }
 
     fn rename(&mut self, from: (InodeId, u8), to: (InodeId, u8), flags: u32, holders: &[SessionId]) -> Answer {
-        if flags > 2 {
+        if ![0, 1, 2, 4].contains(&flags) {
             return Err(InvalidArgument);
         }
         self.need_dir(from.0)?;
@@ -199,6 +219,7 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Step {
     Create { dir: usize, name: u8, kind: FileKind },
+    CreateUnnamed { dir: usize, session: usize, linkable: bool },
     Link { id: usize, dir: usize, name: u8 },
     Unlink { dir: usize, name: u8, directory: bool, held: u8 },
     Rename { dir: usize, name: u8, new_dir: usize, new_name: u8, flags: u32, held: u8 },
@@ -223,10 +244,12 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (id.clone(), id.clone(), name.clone()).prop_map(|(id, dir, name)| Step::Link { id, dir, name }),
         5 => (id.clone(), name.clone(), any::<bool>(), held.clone())
             .prop_map(|(dir, name, directory, held)| Step::Unlink { dir, name, directory, held }),
-        8 => (id.clone(), name.clone(), id.clone(), name, 0u32..5, held).prop_map(
+        2 => (id.clone(), session.clone(), any::<bool>())
+            .prop_map(|(dir, session, linkable)| Step::CreateUnnamed { dir, session, linkable }),
+        8 => (id.clone(), name.clone(), id.clone(), name, 0u32..8, held).prop_map(
             |(dir, name, new_dir, new_name, flags, held)| {
                 // Plain renames as often as all others together.
-                let flags = if flags == 4 { 0 } else { flags };
+                let flags = if flags > 4 { 0 } else { flags };
                 Step::Rename { dir, name, new_dir, new_name, flags, held }
             }),
         2 => (id.clone(), 0u16..40).prop_map(|(id, size)| Step::Truncate { id, size }),
@@ -309,6 +332,24 @@ impl Run {
                     (outcome, Err(SessionExpired))
                 }
             }
+            Step::CreateUnnamed { dir, session, linkable } => {
+                let (dir, session) = (self.pick_dir(dir), self.sessions[session]);
+                let body = Create {
+                    parent: dir,
+                    kind: FileKind::File as i32,
+                    unnamed: true,
+                    exclusive: !linkable,
+                    ..Default::default()
+                };
+                let outcome = self.send(session, Body::Create(body));
+                let made = outcome.attr.as_ref().map(|attr| attr.inode);
+                self.ever.extend(made);
+                if self.model.sessions.contains(&session) {
+                    (outcome, self.model.create_unnamed(dir, session, linkable, made))
+                } else {
+                    (outcome, Err(SessionExpired))
+                }
+            }
             Step::Link { id, dir, name: n } => {
                 let (id, dir) = (self.pick(id), self.pick_dir(dir));
                 (self.send(0, link(id, dir, &name(n))), self.model.link(id, dir, n))
@@ -331,7 +372,16 @@ impl Run {
                     holders,
                     ..Default::default()
                 };
-                (self.send(0, Body::Rename(body)), expected)
+                let outcome = self.send(0, Body::Rename(body));
+                // The device that took the old name, unless both names were of one inode.
+                if flags == 4 && expected.is_ok() && !self.model.names.contains_key(&(parent, n)) {
+                    let made = self.d.lookup(parent, &name(n)).expect("a whiteout");
+                    assert!(!self.ever.contains(&made));
+                    self.ever.push(made);
+                    self.model.nodes.insert(made, Node::new(FileKind::CharDevice));
+                    self.model.names.insert((parent, n), made);
+                }
+                (outcome, expected)
             }
             Step::Truncate { id, size } => {
                 let id = self.pick(id);

@@ -225,3 +225,100 @@ fn inode_numbers_are_never_used_again() {
     d.ok(0, unlink(ROOT, "a"));
     assert!(d.make(ROOT, "a") > first);
 }
+
+fn unnamed(parent: u64, exclusive: bool) -> Create {
+    let kind = FileKind::File as i32;
+    Create { parent, kind, mode: 0o640, uid: 7, gid: 8, unnamed: true, exclusive, ..Default::default() }
+}
+
+#[test]
+fn a_file_made_without_a_name_lives_as_long_as_its_session_holds_it() {
+    let mut d = Driver::new();
+    let (session, other) = (d.session("m"), d.session("n"));
+    let outcome = d.ok(session, Body::Create(Create { grant_write: true, ..unnamed(ROOT, false) }));
+    let attr = outcome.attr.unwrap();
+    assert!(outcome.created && outcome.child_cookie == 0);
+    assert_eq!((attr.nlink, attr.mode, attr.uid, attr.gid, d.attr(ROOT).size), (0, 0o640, 7, 8, 0));
+    d.ok(0, write(attr.inode, 0, b"data"));
+    let copy = d.copy();
+    assert_eq!((copy.attr(attr.inode).size, copy.ns.orphans_of(session)), (4, vec![attr.inode]));
+    d.ok(session, Body::ReleaseWrite(ReleaseWrite { inode: attr.inode }));
+    assert!(d.exists(attr.inode));
+    d.ok(0, Body::DropOrphan(DropOrphan { inode: attr.inode, session }));
+    assert!(!d.exists(attr.inode));
+
+    let left = d.ok(other, Body::Create(unnamed(ROOT, false))).attr.unwrap().inode;
+    d.ok(0, Body::ExpireSession(ExpireSession { session: other }));
+    assert!(!d.exists(left));
+    assert_eq!(d.fails(0, Body::Create(unnamed(ROOT, false))), ErrorKind::InvalidArgument, "nobody would hold it");
+}
+
+#[test]
+fn a_file_made_without_a_name_can_be_given_its_first_one_unless_that_was_excluded() {
+    let mut d = Driver::new();
+    let session = d.session("m");
+    let file = d.ok(session, Body::Create(unnamed(ROOT, false))).attr.unwrap().inode;
+    d.ok(0, link(file, ROOT, "a"));
+    assert_eq!((d.attr(file).nlink, d.lookup(ROOT, "a")), (1, Some(file)));
+    assert!(d.ns.orphans_of(session).is_empty());
+    // From now on it is as any other file.
+    let body = Unlink { parent: ROOT, name: "a".into(), holders: vec![session], ..Default::default() };
+    d.ok(0, Body::Unlink(body));
+    assert_eq!(d.fails(0, link(file, ROOT, "b")), ErrorKind::NotFound);
+
+    let never = d.ok(session, Body::Create(unnamed(ROOT, true))).attr.unwrap().inode;
+    assert_eq!(d.fails(0, link(never, ROOT, "c")), ErrorKind::NotFound);
+}
+
+/// Makes, lists, moves and removes this many names in one directory.
+fn large_directory(count: u64) {
+    let mut d = Driver::new();
+    let (dir, other) = (d.mkdir(ROOT, "dir"), d.mkdir(ROOT, "other"));
+    let apply = |d: &mut Driver, body: &dyn Fn(u64) -> Body, numbers: &[u64]| {
+        for numbers in numbers.chunks(4096) {
+            d.clock += 1;
+            let commands = numbers.iter().map(|number| Command { body: Some(body(*number)), ..Default::default() });
+            let batch = CommandBatch { now: Some(Time::new(d.clock, 0)), commands: commands.collect() };
+            assert!(d.ns.apply(&batch).iter().all(|outcome| outcome.error.is_none()));
+        }
+    };
+    let list = |d: &Driver, dir: u64| {
+        let (mut after, mut names) = (0, 0);
+        loop {
+            let (entries, end) = d.ns.readdir(dir, after, 1000).unwrap();
+            assert!(entries.iter().all(|entry| entry.cookie > after));
+            names += entries.len() as u64;
+            after = entries.last().map_or(after, |entry| entry.cookie);
+            if end {
+                return names;
+            }
+        }
+    };
+    let all: Vec<u64> = (0..count).collect();
+    apply(&mut d, &|number| create(dir, &format!("name-{number}"), FileKind::File), &all);
+    assert_eq!((d.attr(dir).size, list(&d, dir)), (count, count));
+    for number in [0, count / 2, count - 1] {
+        assert!(d.lookup(dir, &format!("name-{number}")).is_some());
+    }
+    let even: Vec<u64> = (0..count).step_by(2).collect();
+    apply(&mut d, &|number| rename(dir, &format!("name-{number}"), other, &format!("moved-{number}"), 0), &even);
+    assert_eq!((list(&d, dir), list(&d, other)), (count - even.len() as u64, even.len() as u64));
+    d.ns.check().unwrap();
+    let odd: Vec<u64> = (1..count).step_by(2).collect();
+    apply(&mut d, &|number| unlink(dir, &format!("name-{number}")), &odd);
+    apply(&mut d, &|number| unlink(other, &format!("moved-{number}")), &even);
+    d.ok(0, rmdir(ROOT, "dir"));
+    d.ok(0, rmdir(ROOT, "other"));
+    assert_eq!(d.ns.counts().inodes, 1);
+}
+
+#[test]
+fn a_directory_holds_many_names() {
+    large_directory(50_000);
+}
+
+#[test]
+#[ignore = "takes a minute without optimization: make test-posix"]
+fn a_directory_holds_a_million_names() {
+    large_directory(1_000_000);
+}

@@ -6,6 +6,7 @@ use super::driver::*;
 
 const NOREPLACE: u32 = 1;
 const EXCHANGE: u32 = 2;
+const WHITEOUT: u32 = 4;
 
 #[test]
 fn a_moved_directory_changes_its_parents() {
@@ -91,7 +92,9 @@ fn flags_decide_about_an_existing_target() {
     let (file, sub) = (d.make(ROOT, "file"), d.mkdir(a, "sub"));
     assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", NOREPLACE)), ErrorKind::AlreadyExists);
     assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", NOREPLACE | EXCHANGE)), ErrorKind::InvalidArgument);
-    assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", 4)), ErrorKind::InvalidArgument);
+    assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", 8)), ErrorKind::InvalidArgument);
+    assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", WHITEOUT | EXCHANGE)), ErrorKind::InvalidArgument);
+    assert_eq!(d.fails(0, rename(ROOT, "file", a, "sub", WHITEOUT | NOREPLACE)), ErrorKind::AlreadyExists);
     let outcome = d.ok(0, rename(ROOT, "file", a, "sub", EXCHANGE));
     assert_eq!(outcome.attr.unwrap().inode, file);
     assert_eq!(outcome.target.unwrap().inode, sub);
@@ -99,6 +102,31 @@ fn flags_decide_about_an_existing_target() {
     assert_eq!((d.attr(ROOT).nlink, d.attr(a).nlink), (4, 2));
     assert_eq!((d.path(sub).unwrap(), d.path(file).unwrap()), ("/file".into(), "/a/sub".into()));
     assert_eq!(d.ns.parent(sub).unwrap(), ROOT);
+}
+
+#[test]
+fn a_whiteout_takes_the_old_name_in_the_same_step() {
+    let mut d = Driver::new();
+    let dir = d.mkdir(ROOT, "dir");
+    let (file, old) = (d.make(ROOT, "file"), d.make(dir, "file"));
+    let body = Rename {
+        parent: ROOT,
+        name: "file".into(),
+        new_parent: dir,
+        new_name: "file".into(),
+        flags: WHITEOUT,
+        uid: 7,
+        gid: 8,
+        ..Default::default()
+    };
+    d.ok(0, Body::Rename(body));
+    assert_eq!((d.lookup(dir, "file"), d.exists(old)), (Some(file), false));
+    let device = d.attr(d.lookup(ROOT, "file").unwrap());
+    assert_eq!((device.kind(), device.rdev, device.mode, device.nlink), (FileKind::CharDevice, 0, 0, 1));
+    assert_eq!((device.uid, device.gid), (7, 8));
+    assert_eq!(d.attr(ROOT).size, 2);
+    d.ok(0, unlink(ROOT, "file"));
+    assert!(!d.exists(device.inode));
 }
 
 #[test]
