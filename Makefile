@@ -1,6 +1,7 @@
 # make run    builds Curvine and starts it here, with a mount at ./mnt over a sample directory; Ctrl-C ends it
 # make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
 # make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
+# make test-posix  the long ones: fsx with ten seeds, all stressors, large directories, the memory of many streams
 # make clean  removes what `make run` made
 
 CARGO ?= cargo
@@ -12,7 +13,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test test-crash test-image build lint licences tools needs needs-mount clean
+.PHONY: run test test-posix test-crash test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -35,6 +36,13 @@ IMAGE_BASE ?= debian:bookworm-slim
 test-image: build
 	curvine-docker/fluid/cache-runtime/build-image.sh --engine none --binary $(BIN_DIR)/curvine --base $(IMAGE_BASE) --output $(IMAGE_TAR)
 	CURVINE_IMAGE=$(IMAGE_TAR) $(CARGO) test --locked -p curvine --test image -- --ignored --nocapture
+
+# Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES and CURVINE_STRESS_SECONDS
+# make it shorter or longer.
+test-posix: needs-mount tools
+	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
+	$(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
+	$(CARGO) test -p curvine-namespace --locked -- --ignored
 
 lint:
 	$(CARGO) fmt --all --check
