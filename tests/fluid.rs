@@ -98,8 +98,15 @@ fn the_deployment_guide_comes_true() {
     assert!(copied.worked() && copied.stderr.contains("10485760 bytes"), "{copied}");
     assert!(in_pod(r#"ls -lh "$1"/bigfile.dat"#).starts_with("-rw-r--r-- 1 root root 10M "));
 
-    // Client and worker of a node meet at a socket in the directory that they share.
-    assert!(runtime.path("sockets").join("default.curvine-demo-worker-0.sock").exists());
+    // Client and worker of a node meet at a socket in the directory that they share, and data went that way.
+    let connections = |pod: &str| {
+        assert!(runtime.path("sockets").join(format!("default.{pod}.sock")).exists());
+        // A socket keeps the name that it was bound to before it was moved into its place.
+        let bound = text(&runtime.path("sockets").join(format!("default.{pod}")));
+        let table = std::fs::read_to_string("/proc/net/unix").unwrap();
+        table.lines().filter(|line| line.contains(&bound)).count()
+    };
+    assert!(connections(WORKER) + connections("curvine-demo-worker-1") > 2, "two that listen, and a connection");
     let nodes = runtime.exec(CLIENT, &[CURVINE, "cv", "node", "--list", "--json"]).ok();
     assert!(nodes.contains(&runtime.address(WORKER)), "cv finds the cluster of its pod: {nodes}");
 
@@ -222,6 +229,15 @@ fn mounts_follow_the_dataset_and_credentials_are_seen_nowhere() {
         let conf = std::fs::read_to_string(runtime.path(&format!("run-{pod}/curvine-cluster.toml"))).unwrap();
         assert!(!conf.contains(SECRET));
     }
+
+    // Without the file nothing is guessed and nothing is unmounted.
+    let missing = text(&runtime.path("config/missing.json"));
+    let lost = runtime.exec(
+        MASTER,
+        &["env", &format!("FLUID_RUNTIME_CONFIG_PATH={missing}"), CURVINE, "fluid", "mount-ufs", "--timeout", "2s"],
+    );
+    assert!(lost.fails().stdout.is_empty());
+    assert_eq!(mounted(&runtime), ["/data", "/demo", "/late"]);
 
     // What is no dataset at all is an error with nothing on standard output.
     publish(&mut runtime, json!([mount("test", "/same"), mount("other", "/same/")]));

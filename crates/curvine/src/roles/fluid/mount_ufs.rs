@@ -4,8 +4,10 @@
 //! files to the master and nowhere else.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use curvine_client::{FileSystem, NewNode};
 use curvine_config::ClusterConf;
@@ -13,6 +15,7 @@ use curvine_kubernetes::mounts::steps;
 use curvine_kubernetes::runtime::DatasetMount;
 use curvine_kubernetes::{Identity, Runtime, watch};
 use curvine_types::{Error, ErrorKind, Result};
+use rustix::fs::FlockOperation;
 use serde_json::json;
 
 use super::connect;
@@ -23,6 +26,8 @@ use crate::tool::output::say;
 
 /// How long closing the session may take.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
+/// Between two looks whether it is one's turn.
+const TURN_POLL: Duration = Duration::from_millis(50);
 /// Permission bits of what a mount makes in Curvine's own tree; the first one to write there need not be root.
 const DIR_MODE: u32 = 0o777;
 /// How long a look into the store is believed.
@@ -30,24 +35,44 @@ const TTL: &str = "10s";
 
 /// Reads the file as it is now, converges, prints.
 pub async fn run(conf: &ClusterConf, identity: &Identity, patience: Duration) -> Result<()> {
-    let path = identity.config_path.as_deref().ok_or_else(|| {
-        Error::new(ErrorKind::Config, "FLUID_RUNTIME_CONFIG_PATH is not set: Fluid sets it where this is to run")
-    })?;
-    let runtime = watch::wait(path, patience / 2).await?.ok_or_else(|| {
-        Error::new(ErrorKind::Unavailable, "Fluid has not described the runtime yet").with("file", path.display())
-    })?;
-    let mounted = converge(conf, &runtime).await?;
+    let mounted = converge(conf, identity, patience).await?;
     say(&json!({ "mounted": mounted }).to_string())
 }
 
-/// Makes the mount table what the dataset says; its paths, as Fluid wrote them.
-pub async fn converge(conf: &ClusterConf, runtime: &Runtime) -> Result<Vec<String>> {
+/// Makes the mount table what the dataset says; its paths, as Fluid wrote them. The file is read when it is this one's turn, so
+/// that nobody undoes what another one has done for a newer file.
+pub async fn converge(conf: &ClusterConf, identity: &Identity, patience: Duration) -> Result<Vec<String>> {
+    let path = identity.config_path.as_deref().ok_or_else(|| {
+        Error::new(ErrorKind::Config, "FLUID_RUNTIME_CONFIG_PATH is not set: Fluid sets it where this is to run")
+    })?;
+    let _turn = turn(&identity.run_dir, patience).await?;
+    let runtime = watch::wait(path, patience / 2).await?.ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "Fluid has not described the runtime yet").with("file", path.display())
+    })?;
     let fs = connect(conf).await?;
-    let outcome = converge_with(conf, &fs, runtime).await;
+    let outcome = converge_with(conf, &fs, &runtime).await;
     if let Err(error) = fs.close(CLOSE_GRACE).await {
         tracing::debug!(%error, "the session is left to expire");
     }
     outcome
+}
+
+/// One at a time changes the mount table in this pod. Held until it is dropped, or its process ends.
+async fn turn(run_dir: &Path, patience: Duration) -> Result<Option<File>> {
+    let path = run_dir.join("mounts.lock");
+    let Ok(file) = File::options().create(true).truncate(false).write(true).open(&path) else {
+        // No role has left its config here, so none follows the file either.
+        return Ok(None);
+    };
+    let deadline = Instant::now() + patience;
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::Busy, "another command is still changing the mount table")
+                .with("file", path.display()));
+        }
+        tokio::time::sleep(TURN_POLL).await;
+    }
+    Ok(Some(file))
 }
 
 async fn converge_with(conf: &ClusterConf, fs: &FileSystem, runtime: &Runtime) -> Result<Vec<String>> {

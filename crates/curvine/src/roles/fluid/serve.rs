@@ -109,7 +109,7 @@ async fn follow(identity: Identity, component: Component, mut known: Option<Runt
             // Before the first description Fluid has mounted nothing either, and does so by itself.
             let differs = known.as_ref().is_some_and(|known| known.mounts != current.mounts) || now != credentials;
             if known.is_some() && (differs || overdue) {
-                let work = mount_ufs::converge(&conf, &current);
+                let work = mount_ufs::converge(&conf, &identity, CONVERGE_TIMEOUT / 2);
                 let outcome = tokio::time::timeout(CONVERGE_TIMEOUT, work).await;
                 overdue = !matches!(outcome, Ok(Ok(_)));
                 match outcome {
