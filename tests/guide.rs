@@ -113,6 +113,42 @@ fn assert_same(bucket: &Path, view: &Path) {
 }
 
 #[test]
+fn a_file_that_is_used_on_two_nodes_is_fetched_once_and_then_read_from_the_disk_of_each() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let mut store = Store::start(&["data"]);
+    let cluster = Cluster::start(Plan::default());
+    let mut rng = Rng::new(3);
+    let files: Vec<(String, Vec<u8>)> =
+        (0..4).map(|number| (format!("file-{number}"), rng.bytes((3 << 20) + number))).collect();
+    for (name, content) in &files {
+        store.put("data", name, content);
+    }
+    mount_bucket(&cluster, &store, "data", "/data", "300s").ok();
+    for (name, content) in &files {
+        assert!(std::fs::read(cluster.mount(0).join("data").join(name)).expect("read") == *content);
+    }
+    // From here on only the homes of the files have them.
+    store.switch_off();
+    for mount in [0, 1] {
+        for (name, content) in &files {
+            let path = cluster.mount(mount).join("data").join(name);
+            until("a copy on the node of the mount", Duration::from_secs(60), || {
+                let file = std::fs::File::open(&path).expect("open");
+                let mut status = [0; 256];
+                let length = rustix::fs::getxattr(&path, "curvine.status", &mut status).expect("ask");
+                drop(file);
+                String::from_utf8_lossy(&status[..length]).contains("io=passthrough").then_some(())
+            });
+            assert!(std::fs::read(&path).expect("read") == *content);
+        }
+    }
+    cluster.finish();
+}
+
+#[test]
 fn a_bucket_is_read_through_both_mounts_and_then_without_the_store() {
     if harness::fuse_is_switched_off() {
         return;

@@ -29,6 +29,8 @@ pub(crate) struct Content {
     pub sync: Mutex<()>,
     /// Its file has no name any more; for those who do not hold `state`.
     pub gone: AtomicBool,
+    /// A copy of what has its home on another worker: evicted before all others.
+    pub secondary: AtomicBool,
     heat: AtomicU8,
 }
 
@@ -71,6 +73,7 @@ impl Content {
             state: RwLock::new(state),
             sync: Mutex::new(()),
             gone: AtomicBool::new(false),
+            secondary: AtomicBool::new(false),
             heat: AtomicU8::new(0),
         }
     }

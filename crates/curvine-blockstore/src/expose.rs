@@ -83,7 +83,8 @@ impl BlockStore {
     }
 
     fn refusal(&self, content: &Content, state: &State, access: Access) -> Option<Refusal> {
-        if state.leaving || state.frozen {
+        // A seal is in the way of writers only.
+        if state.leaving || (state.frozen && access != Access::Read) {
             return Some(Refusal::Leaving);
         }
         let whole = state.kind != ContentKind::Cached || state.chunks.len() as u64 == chunks_in(state.attr.size);

@@ -120,6 +120,22 @@ fn under_pressure_what_is_open_stays_whole_and_what_was_let_go_is_evicted() {
 }
 
 #[test]
+fn copies_of_what_is_at_home_elsewhere_make_way_first() {
+    let bench = Bench::new(&[(TierKind::Ssd, Some(10 * MIB))]);
+    let store = bench.open();
+    let data = pattern(2, 3 * MIB as usize);
+    cached(&store, key(1), &data);
+    store.prepare_copy(key(2), data.len() as u64).unwrap();
+    store.fill(key(2), 0, &data).unwrap();
+    assert_eq!(store.copied_bytes(), data.len() as u64);
+    assert!(store.read(key(2), 0, 0, 10).is_ok(), "it was used last");
+    cached(&store, key(3), &data);
+    cached(&store, key(4), &data);
+    assert!(store.contains(key(1)) && !store.contains(key(2)));
+    assert_eq!(store.copied_bytes(), 0);
+}
+
+#[test]
 fn a_mapping_counts_as_open_after_its_descriptor_was_closed() {
     let bench = Bench::new(&[(TierKind::Ssd, Some(4 * MIB))]);
     let store = bench.open();

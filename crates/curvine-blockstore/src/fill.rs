@@ -4,6 +4,7 @@
 //! finds present it leaves alone.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use curvine_types::limits::{CHUNK_SIZE, FILE_SIZE_MAX, PIECE_SIZE};
 use curvine_types::{Error, ErrorKind, Result};
@@ -18,6 +19,20 @@ use crate::types::*;
 impl BlockStore {
     /// Makes sure that there is a clean copy of this size, possibly without any data yet.
     pub fn prepare_cached(&self, key: ContentKey, size: u64) -> Result<()> {
+        self.prepare(key, size, false)
+    }
+
+    /// As `prepare_cached`, of content whose home is another worker. It is evicted before all others.
+    pub fn prepare_copy(&self, key: ContentKey, size: u64) -> Result<()> {
+        self.prepare(key, size, true)
+    }
+
+    /// Bytes of such copies; after a restart they count as others do.
+    pub fn copied_bytes(&self) -> u64 {
+        self.tiers.iter().map(|tier| tier.copied_bytes()).sum()
+    }
+
+    fn prepare(&self, key: ContentKey, size: u64, secondary: bool) -> Result<()> {
         if size > FILE_SIZE_MAX {
             return Err(
                 Error::new(ErrorKind::FileTooLarge, "beyond the largest file size").with("limit", FILE_SIZE_MAX)
@@ -49,7 +64,10 @@ impl BlockStore {
         let create = Create { version: 0, epoch: 0, size, mtime_sec: 0, mtime_nsec: 0 };
         let made = tier.log(&[Record::new(key, Body::Create(create))]).and_then(|_| self.create_file(&content, size));
         match &made {
-            Ok(()) => tier.candidates.lock().insert(content.clone()),
+            Ok(()) => {
+                content.secondary.store(secondary, Ordering::Relaxed);
+                tier.add_candidate(content.clone());
+            }
             Err(_) => {
                 let _ = self.remove(&content, &mut state);
                 state.deleted = true;

@@ -326,8 +326,7 @@ impl BlockStore {
     pub(crate) fn evict_one(&self, tier: &Tier, except: Option<ContentKey>) -> Result<bool> {
         let mut spared = Vec::new();
         let result = loop {
-            let victim = tier.candidates.lock().victim();
-            let Some(victim) = victim else { break Ok(false) };
+            let Some(victim) = tier.next_victim() else { break Ok(false) };
             // Never wait for another content's lock here: what is in use is spared.
             let evictable = Some(victim.key()) != except;
             let Some(mut state) = victim.state.try_write().filter(|_| evictable) else {
@@ -352,8 +351,7 @@ impl BlockStore {
                 break Ok(true);
             }
         };
-        let mut candidates = tier.candidates.lock();
-        spared.into_iter().for_each(|content| candidates.insert(content));
+        spared.into_iter().for_each(|content| tier.add_candidate(content));
         result
     }
 

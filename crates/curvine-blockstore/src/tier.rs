@@ -3,7 +3,7 @@
 //! What always holds: `<dir>/<cluster uuid>/` is held by one process (a lock on `identity`); `used` is what the store has
 //! allocated in it; a directory whose disk failed serves nothing until a probe has succeeded.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub(crate) struct Tier {
     pub orphans: Mutex<HashMap<PathBuf, u64>>,
     space: Mutex<Space>,
     pub candidates: Mutex<S3Fifo<Arc<Content>>>,
+    /// Copies that go before any of them, the oldest first.
+    pub secondary: Mutex<VecDeque<Arc<Content>>>,
 }
 
 struct Opened {
@@ -91,6 +93,7 @@ impl Tier {
             files: AtomicUsize::new(0),
             space: Mutex::new(Space { free: 0, total: 0, looked: None, used_then: 0 }),
             candidates: Mutex::default(),
+            secondary: Mutex::default(),
             orphans: Mutex::default(),
         }
     }
@@ -263,6 +266,28 @@ impl Tier {
         if state.kind == ContentKind::Cached {
             adjust(&self.evictable, before, bytes);
         }
+    }
+
+    /// A clean copy may be evicted from now on, or again.
+    pub fn add_candidate(&self, content: Arc<Content>) {
+        if content.secondary.load(Ordering::Relaxed) {
+            self.secondary.lock().push_back(content);
+        } else {
+            self.candidates.lock().insert(content);
+        }
+    }
+
+    /// The next one to be evicted, taken out.
+    pub fn next_victim(&self) -> Option<Arc<Content>> {
+        let secondary = self.secondary.lock().pop_front();
+        secondary.or_else(|| self.candidates.lock().victim())
+    }
+
+    /// Bytes of copies whose home is elsewhere, as large as they are when they are whole.
+    pub fn copied_bytes(&self) -> u64 {
+        let mut secondary = self.secondary.lock();
+        secondary.retain(|content| !content.gone.load(Ordering::Relaxed));
+        secondary.iter().map(|content| content.state.read().attr.size).sum()
     }
 
     /// Bytes that evictions could free.

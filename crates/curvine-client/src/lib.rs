@@ -20,7 +20,6 @@ mod file;
 mod fs;
 mod graves;
 mod handle;
-pub mod home;
 mod local;
 mod locks;
 mod master;
@@ -40,6 +39,7 @@ mod types;
 mod workers;
 mod write;
 
+pub use curvine_types::home;
 pub use fs::FileSystem;
 pub use handle::Handle;
 pub use local::{LocalContent, LocalFile, LocalUse, NotLocal};

@@ -114,6 +114,10 @@ section! {
         disk_threads: Count = 32;
         /// File descriptors of cache files that are kept open.
         open_files: Count = 4096;
+        /// Largest file of an under file system that is copied whole to this node when it is opened here for the second time.
+        copy_max_size: Size = 1 << 30;
+        /// Percent of the data directories that such copies may take; they make way first. 0: no copies.
+        copy_percent: CountOrZero = 30;
         /// Requests at once to the under file system of one mount.
         ufs_concurrency: Count = 64;
         /// Most bytes fetched from an under file system beyond what a reader asked for.

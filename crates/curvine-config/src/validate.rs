@@ -79,6 +79,9 @@ impl ClusterConf {
                 format!("unknown mount option {option:?}, known: {}", FUSE_OPTIONS.join(" ")),
             ));
         }
+        if self.worker.copy_percent > 100 {
+            return Err(wrong("worker.copy_percent", "must be at most 100"));
+        }
         if !["auto", "always", "never"].contains(&self.fuse.passthrough_writes.as_str()) {
             return Err(wrong("fuse.passthrough_writes", "must be auto, always or never"));
         }

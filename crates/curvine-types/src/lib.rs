@@ -1,6 +1,7 @@
 //! Ids, names, limits, units and the one error type: the vocabulary that every other crate speaks.
 
 pub mod error;
+pub mod home;
 pub mod ids;
 pub mod limits;
 pub mod name;

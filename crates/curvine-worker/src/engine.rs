@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::boot_time;
+use crate::copies::Copies;
 use crate::disk::DiskPool;
 use crate::fetch::Fetcher;
 use crate::source::Sources;
@@ -24,6 +25,7 @@ pub(crate) struct Engine {
     pub store: Arc<BlockStore>,
     pub disk: Arc<DiskPool>,
     pub sources: Arc<Sources>,
+    pub copies: Copies,
     pub fetcher: Arc<Fetcher>,
     pub stats: Arc<Stats>,
     pub lease: Lease,

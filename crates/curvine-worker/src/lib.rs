@@ -11,6 +11,7 @@
 mod authoritative;
 mod cached;
 mod clock;
+mod copies;
 mod disk;
 mod engine;
 mod fetch;

@@ -43,6 +43,9 @@ pub(crate) async fn expose(
         }
         outcome => outcome?,
     };
+    if version == 0 && matches!(exposed, Err(Refusal::Incomplete)) {
+        engine.copies.opened(engine, key);
+    }
     Ok(match exposed {
         Ok(Exposed { file, attr, kind }) => {
             let live = kind == ContentKind::Live;

@@ -93,3 +93,31 @@ async fn the_master_learns_who_uses_a_file_and_a_session_that_is_over_loses_it()
     assert!(!probe().await.unwrap().in_use);
     assert_eq!(expose(&cluster, reading(9, 1)).await.unwrap().0.refusal, 6, "the master is about to drop it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_copied_whole_at_its_second_open_if_it_is_not_too_large() {
+    let adjust = |options: &mut crate::WorkerOptions| {
+        options.socket = Some(options.tiers[0].dir.join("worker.sock"));
+        options.copy_max_size = 4 * MIB;
+    };
+    let cluster = Cluster::start_with(adjust).await;
+    let (large, small) = (pattern(3, 5 * MIB), pattern(4, 3 * MIB + 7));
+    cluster.object(5, "large", &large);
+    cluster.object(6, "small", &small);
+    for _ in 0..3 {
+        assert_eq!(expose(&cluster, reading(5, 0)).await.unwrap().0.refusal, 1);
+    }
+    assert_eq!(expose(&cluster, reading(6, 0)).await.unwrap().0.refusal, 1);
+    let client = cluster.client().await;
+    assert_eq!(client.map(6, 0).await.unwrap().present_bytes, 0, "one open is no reason");
+    let end = far();
+    let file = loop {
+        if let (_, Some(file)) = expose(&cluster, reading(6, 0)).await.unwrap() {
+            break file;
+        }
+        assert!(tokio::time::Instant::now() < end, "the copy is not made");
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(bytes_of(&file, small.len() as u64), small);
+    assert_eq!(client.map(5, 0).await.unwrap().present_bytes, 0);
+}

@@ -44,6 +44,10 @@ pub struct WorkerOptions {
     pub open_files: usize,
     /// How long a failed tier directory is left alone before it is tried again.
     pub probe_after: Duration,
+    /// Largest file of an under file system that is copied whole when it is used on this node; 0: none.
+    pub copy_max_size: u64,
+    /// Percent of the tiers that such copies may take.
+    pub copy_percent: u64,
 }
 
 impl Default for WorkerOptions {
@@ -66,6 +70,8 @@ impl Default for WorkerOptions {
             master_timeout: Duration::from_secs(10),
             open_files: 4096,
             probe_after: Duration::from_secs(30),
+            copy_max_size: 1 << 30,
+            copy_percent: 30,
         }
     }
 }
@@ -117,6 +123,8 @@ impl WorkerOptions {
             master_timeout: worker.master_timeout,
             open_files: worker.open_files,
             probe_after: worker.probe_after,
+            copy_max_size: worker.copy_max_size,
+            copy_percent: worker.copy_percent as u64,
         })
     }
 }

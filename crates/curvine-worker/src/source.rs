@@ -30,6 +30,8 @@ pub(crate) struct Object {
     pub key: String,
     /// The version that belongs to the content's generation.
     pub expect: Expect,
+    /// By which the homes of its parts are found.
+    pub block_size: u64,
 }
 
 pub(crate) struct Sources {
@@ -69,6 +71,11 @@ impl Sources {
         self.worker.store(worker, Relaxed);
     }
 
+    /// The number of this worker; 0: none yet.
+    pub fn worker(&self) -> u64 {
+        self.worker.load(Relaxed)
+    }
+
     /// The object of a content: remembered, or asked for. `VersionMismatch` if the file has another generation by now.
     pub async fn object(&self, key: ContentKey, deadline: Instant) -> Result<Arc<Object>> {
         if let Some(object) = self.objects.lock().get(&key) {
@@ -83,6 +90,7 @@ impl Sources {
         let object = Arc::new(Object {
             mount: layout.mount,
             mount_change: reply.mount_change,
+            block_size: layout.block_size,
             key: layout.key,
             expect: Expect { etag: layout.etag, size: layout.size, mtime: layout.mtime.map(SystemTime::from) },
         });

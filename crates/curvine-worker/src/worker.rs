@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::copies::Copies;
 use crate::disk::DiskPool;
 use crate::engine::{ByteBudget, Engine, Lease};
 use crate::fetch::{Fetcher, RUN_MAX};
@@ -92,12 +93,13 @@ impl Worker {
             ..Limits::default()
         };
         let addresses: Vec<Address> = options.masters.iter().map(|text| text.parse()).collect::<Result<_>>()?;
-        let master = Channel::new(Connector::new(auth.clone(), limits.clone()), addresses, 1);
+        let connector = Connector::new(auth.clone(), limits.clone());
+        let master = Channel::new(connector.clone(), addresses, 1);
 
         let service = Arc::new(WorkerService { engine: OnceLock::new(), read_ahead_max: options.read_ahead_max });
         if let Some(cluster) = known {
             // Early, so that what is wrong with them is told to who starts the worker.
-            let engine = open_engine(options.clone(), cluster, master.clone()).await?;
+            let engine = open_engine(options.clone(), cluster, master.clone(), connector.clone()).await?;
             let _ = service.engine.set(engine);
         }
         let server =
@@ -108,7 +110,15 @@ impl Worker {
         let (registered_tx, registered) = watch::channel(0);
         let (failed_tx, failed) = watch::channel(None);
         let worker = Worker { server, address, service, registered, failed, tasks: Tasks::default() };
-        worker.spawn(join(options, address, worker.service.clone(), master, cell, registered_tx, failed_tx));
+        worker.spawn(join(
+            options,
+            address,
+            worker.service.clone(),
+            (master, connector),
+            cell,
+            registered_tx,
+            failed_tx,
+        ));
         worker.spawn(keep_up(worker.service.clone()));
         Ok(worker)
     }
@@ -207,7 +217,7 @@ async fn join(
     options: WorkerOptions,
     address: SocketAddr,
     service: Arc<WorkerService>,
-    master: Channel,
+    (master, connector): (Channel, Connector),
     cell: Arc<ClusterCell>,
     registered: watch::Sender<WorkerId>,
     failed: watch::Sender<Option<(ErrorKind, String)>>,
@@ -222,7 +232,7 @@ async fn join(
     };
     if service.engine.get().is_none() {
         let cluster = membership::learn_cluster(&master, &cell, options.master_timeout).await;
-        match open_engine(options, cluster, master.clone()).await {
+        match open_engine(options, cluster, master.clone(), connector).await {
             Ok(engine) => {
                 let _ = service.engine.set(engine);
             }
@@ -241,7 +251,12 @@ async fn join(
 }
 
 /// Opens the block store on its cluster's directories and puts the parts together.
-async fn open_engine(options: WorkerOptions, cluster: ClusterId, master: Channel) -> Result<Arc<Engine>> {
+async fn open_engine(
+    options: WorkerOptions,
+    cluster: ClusterId,
+    master: Channel,
+    connector: Connector,
+) -> Result<Arc<Engine>> {
     let tiers = options.tiers.clone();
     let store_options =
         Options { open_files: options.open_files, probe_after: options.probe_after, ..Options::default() };
@@ -258,6 +273,8 @@ async fn open_engine(options: WorkerOptions, cluster: ClusterId, master: Channel
         concurrency: options.ufs_concurrency,
         ..Policy::default()
     };
+    let copies =
+        Copies::new(master.clone(), connector, options.copy_max_size, options.copy_percent, options.ufs_timeout);
     let sources = Arc::new(Sources::new(master, policy, options.master_timeout));
     // Of the memory limit a quarter each is for received requests and for replies, half for what comes from stores.
     let fetches = ByteBudget::new(options.memory_limit / 2, RUN_MAX * CHUNK_SIZE);
@@ -274,6 +291,7 @@ async fn open_engine(options: WorkerOptions, cluster: ClusterId, master: Channel
         store,
         disk,
         sources,
+        copies,
         fetcher,
         stats,
         lease: Lease::default(),

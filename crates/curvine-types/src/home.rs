@@ -2,7 +2,7 @@
 //!
 //! Part of the protocol: clients, masters and tools must agree, so neither function may change.
 
-use curvine_types::{InodeId, WorkerId};
+use crate::{InodeId, WorkerId};
 
 /// The finaliser of SplitMix64: each bit of the input changes each bit of the result with probability one half.
 fn mix(mut x: u64) -> u64 {
