@@ -33,6 +33,8 @@ pub const TERMINATE: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     Master,
+    /// A further master, from 1.
+    Standby(usize),
     Worker(usize),
     Mount(usize),
 }
@@ -41,6 +43,7 @@ impl Role {
     fn name(self) -> String {
         match self {
             Role::Master => "master".to_string(),
+            Role::Standby(number) => format!("master-{number}"),
             Role::Worker(number) => format!("worker-{number}"),
             Role::Mount(number) => format!("mount-{number}"),
         }
@@ -49,6 +52,7 @@ impl Role {
 
 /// What to start.
 pub struct Plan {
+    pub masters: usize,
     pub workers: usize,
     pub mounts: usize,
     /// After it everything is killed.
@@ -66,6 +70,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
+            masters: 1,
             workers: 2,
             mounts: 2,
             limit: Duration::from_secs(300),
@@ -97,8 +102,8 @@ pub struct Cluster {
 }
 
 struct Ports {
-    master: u16,
-    journal: u16,
+    /// (RPC, log) of each master.
+    masters: Vec<(u16, u16)>,
     workers: Vec<u16>,
 }
 
@@ -119,8 +124,10 @@ impl Cluster {
     pub fn prepare(plan: Plan) -> Cluster {
         let dir = tempfile::Builder::new().prefix("curvine-test-").tempdir().expect("make a directory").keep();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("open the directory to others");
-        let mut free = free_ports(2 + plan.workers);
-        let ports = Ports { master: free.pop().expect("a port"), journal: free.pop().expect("a port"), workers: free };
+        let mut free = free_ports(2 * plan.masters + plan.workers);
+        let mut port = || free.pop().expect("a port");
+        let masters = (0..plan.masters).map(|_| (port(), port())).collect();
+        let ports = Ports { masters, workers: free };
         let cluster = Cluster {
             dir,
             plan,
@@ -147,6 +154,7 @@ impl Cluster {
 
     fn roles(&self) -> Vec<Role> {
         std::iter::once(Role::Master)
+            .chain((1..self.plan.masters).map(Role::Standby))
             .chain((0..self.plan.workers).map(Role::Worker))
             .chain((0..self.plan.mounts).map(Role::Mount))
             .collect()
@@ -190,14 +198,23 @@ impl Cluster {
         let text = |value: &Path| format!("{:?}", value.display().to_string());
         set("", "cluster_id", "\"test\"".to_string());
         set("master", "hostname", "\"127.0.0.1\"".to_string());
-        set("master", "rpc_port", self.ports.master.to_string());
+        let (rpc, log) = self.ports.masters[master_number(role)];
+        set("master", "rpc_port", rpc.to_string());
         set("journal", "hostname", "\"127.0.0.1\"".to_string());
-        set("journal", "rpc_port", self.ports.journal.to_string());
-        set("journal", "journal_dir", text(&self.journal_dir()));
+        set("journal", "rpc_port", log.to_string());
+        set("journal", "journal_dir", text(&self.journal_dir_of(role)));
+        if self.plan.masters > 1 {
+            let list = |of: fn(&(u16, u16)) -> u16| {
+                let addresses = self.ports.masters.iter().map(|ports| format!("\"127.0.0.1:{}\"", of(ports)));
+                format!("[{}]", addresses.collect::<Vec<_>>().join(", "))
+            };
+            set("journal", "journal_addrs", list(|ports| ports.1));
+            set("client", "master_addrs", list(|ports| ports.0));
+        }
         set("security", "secret_file", text(&self.dir.join("secret")));
         set("client", "hostname", format!("{:?}", host(if let Role::Mount(number) = role { number } else { 0 })));
         match role {
-            Role::Master => {}
+            Role::Master | Role::Standby(_) => {}
             Role::Worker(number) => {
                 let data = self.dir.join(role.name());
                 set("worker", "hostname", format!("{:?}", host(number)));
@@ -227,7 +244,7 @@ impl Cluster {
     pub fn launch(&self, role: Role) {
         let mut command = Command::new(CURVINE);
         match role {
-            Role::Master => command.arg("master"),
+            Role::Master | Role::Standby(_) => command.arg("master"),
             Role::Worker(_) => command.arg("worker"),
             Role::Mount(_) => command.arg("mount"),
         };
@@ -264,12 +281,40 @@ impl Cluster {
 
     fn serves(&self, role: Role) -> bool {
         match role {
-            Role::Master => self.cv(&["report", "json"]).worked(),
+            Role::Master if self.plan.masters == 1 => self.cv(&["report", "json"]).worked(),
+            Role::Master | Role::Standby(_) => self.votes(role),
             Role::Worker(number) => {
                 let nodes = self.cv(&["node", "--list", "--json"]);
                 nodes.worked() && live_worker_ports(&nodes.text()).contains(&self.ports.workers[number])
             }
             Role::Mount(number) => self.is_mounted(number) && self.root_lists(number),
+        }
+    }
+
+    /// Whether a master is one of several that decide, by what the leader says.
+    fn votes(&self, role: Role) -> bool {
+        let run = self.cv(&["report", "json"]);
+        let Ok(report) = serde_json::from_slice::<serde_json::Value>(&run.stdout) else { return false };
+        let own = self.log_address(role);
+        let masters = report["masters"].as_array().cloned().unwrap_or_default();
+        run.worked() && masters.iter().any(|master| master["address"] == own.as_str() && master["voter"] == true)
+    }
+
+    /// Where a master's log is reached.
+    pub fn log_address(&self, role: Role) -> String {
+        format!("127.0.0.1:{}", self.ports.masters[master_number(role)].1)
+    }
+
+    /// Where a master is reached.
+    pub fn rpc_address(&self, role: Role) -> String {
+        format!("127.0.0.1:{}", self.ports.masters[master_number(role)].0)
+    }
+
+    /// Where the journal of a master is.
+    pub fn journal_dir_of(&self, role: Role) -> PathBuf {
+        match role {
+            Role::Standby(number) => self.dir.join(format!("journal-{number}")),
+            _ => self.journal_dir(),
         }
     }
 
@@ -445,6 +490,11 @@ impl Drop for Cluster {
 /// and reaches the others by TCP.
 fn host(number: usize) -> &'static str {
     ["localhost", "127.0.0.1"].get(number).copied().unwrap_or("127.0.0.2")
+}
+
+/// Which master's ports stand in a role's file as its own.
+fn master_number(role: Role) -> usize {
+    if let Role::Standby(number) = role { number } else { 0 }
 }
 
 fn live_worker_ports(json: &str) -> Vec<u16> {

@@ -80,8 +80,8 @@ section! {
         hostname: Text = local();
         /// Port of the RPC between masters.
         rpc_port: Port = 8996;
-        /// The masters that share the log. Empty: this one alone. Replicas have identities of their own; an `id` in these
-        /// entries is accepted and means nothing.
+        /// The logs of all masters that share one, 1, 3 or 5 of them, the same list everywhere and this one included. Empty: this
+        /// one alone. Replicas have identities of their own; an `id` in these entries is accepted and means nothing.
         journal_addrs: Addresses = Vec::new();
         /// A snapshot is taken when this many bytes of log have been written since the last one.
         snapshot_log_size: Size = 256 * MIB;

@@ -119,12 +119,21 @@ impl ClusterConf {
     /// Checks what a role cannot do without, its secret included.
     pub fn check_role(&self, role: Role) -> Result<()> {
         self.secret()?;
+        let own_log = format!("{}:{}", self.journal.hostname, self.journal.rpc_port);
         match role {
             Role::Master if self.journal.journal_dir.as_os_str().is_empty() => {
                 Err(wrong("journal.journal_dir", "a master needs a directory for its log"))
             }
-            Role::Master if self.journal.journal_addrs.len() > 1 => {
-                Err(wrong("journal.journal_addrs", "this version runs one master, name one address"))
+            Role::Master if !matches!(self.journal.journal_addrs.len(), 1 | 3 | 5) => Err(wrong(
+                "journal.journal_addrs",
+                "name 1, 3 or 5 masters: an even number survives no more failures than one less",
+            )),
+            Role::Master if self.journal.journal_addrs.len() > 1 && !self.journal.journal_addrs.contains(&own_log) => {
+                Err(wrong(
+                    "journal.journal_addrs",
+                    "must name this master, too, as journal.hostname and journal.rpc_port say it",
+                )
+                .with("address", own_log))
             }
             Role::Worker if self.worker.data_dir.is_empty() => {
                 Err(wrong("worker.data_dir", "a worker needs a tier directory, such as [\"[SSD:100GB]/data1\"]"))

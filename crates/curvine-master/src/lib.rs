@@ -14,6 +14,7 @@ mod leader;
 mod locks;
 mod mounts;
 mod options;
+mod peers;
 mod permission;
 mod reads;
 mod recall;

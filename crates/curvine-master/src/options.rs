@@ -16,6 +16,12 @@ pub struct MasterOptions {
     pub hostname: String,
     /// Where to listen: `host:port`.
     pub bind: String,
+    /// The logs of all masters, `host:port` each, this one's included; one or none: this master is alone.
+    pub masters: Vec<String>,
+    /// Which of them is this one.
+    pub log_address: String,
+    /// Where to listen for the other masters; only if there are any.
+    pub log_bind: String,
     pub secret: Secret,
     /// How long a session or a worker lives without being heard.
     pub lease_time: Duration,
@@ -39,6 +45,9 @@ impl MasterOptions {
             journal_dir: journal_dir.into(),
             hostname: "localhost".to_string(),
             bind: "127.0.0.1:8995".to_string(),
+            masters: Vec::new(),
+            log_address: String::new(),
+            log_bind: "127.0.0.1:8996".to_string(),
             secret: Secret::default(),
             lease_time: Duration::from_secs(10),
             lease_limit: 8 << 20,

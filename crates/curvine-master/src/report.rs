@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use curvine_proto::{LogHealth, LogMode, MasterMember, ReportReply, SessionInfo, TierInfo, WorkerInfo};
-use curvine_raft::{Mode, Replica, Status};
+use curvine_raft::{MemberAddress, Mode, Replica, Status};
 
 use crate::leader::Leader;
 use crate::state::MetaState;
@@ -14,6 +14,7 @@ fn log_health(status: &Status) -> LogHealth {
         Mode::ReadOnly(reason) => (LogMode::ReadOnly, reason.clone()),
         Mode::Failed(reason) => (LogMode::Failed, reason.clone()),
     };
+    let voters = status.members.iter().filter(|member| member.voter).count();
     LogHealth {
         mode: mode as i32,
         reason,
@@ -21,13 +22,14 @@ fn log_health(status: &Status) -> LogHealth {
         applied: status.applied,
         snapshot_index: status.snapshot_index,
         term: status.term,
+        majority_age_ms: if voters > 1 { status.majority_age.as_millis() as u64 } else { 0 },
     }
 }
 
 fn members(status: &Status) -> Vec<MasterMember> {
     let member = |member: &curvine_raft::Member| MasterMember {
         node: member.node,
-        address: member.address.clone(),
+        address: MemberAddress::parse(&member.address).log,
         voter: member.voter,
         leader: member.node == status.leader.leader,
     };

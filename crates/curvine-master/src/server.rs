@@ -7,7 +7,7 @@ use std::time::Duration;
 use curvine_namespace::Namespace;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{Command, InitCluster, Method, PeerRole};
-use curvine_raft::{LeaderState, Mode, Options, Replica};
+use curvine_raft::{LeaderState, MemberAddress, Mode, Options, RaftTransport, Replica, RpcTransport};
 use curvine_rpc::{Auth, Call, ClusterCell, Connector, Peer, Reply, Server, Service};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
 use futures::FutureExt;
@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::MasterOptions;
 use crate::leader::Leader;
+use crate::peers::{LogPort, Peers};
 use crate::state::MetaState;
 
 /// A running master.
@@ -26,6 +27,19 @@ pub struct Master {
     front: Arc<Front>,
     follow: tokio::task::JoinHandle<()>,
     cluster: ClusterId,
+    others: Option<Others>,
+}
+
+/// What connects it with the other masters.
+struct Others {
+    _server: Server,
+    member: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        self.member.abort();
+    }
 }
 
 /// What the server talks to: the leader, if this replica is one.
@@ -83,42 +97,74 @@ impl Front {
 }
 
 impl Master {
-    /// Opens the journal (made, with a new cluster, if there is none), listens, and leads if it is alone.
+    /// Opens the journal, listens, and leads if it is alone. Without a journal one is made: of a new cluster, or of the cluster that
+    /// the other masters know; that waits until they can be asked.
     pub async fn start(options: MasterOptions) -> Result<Self> {
-        let identity = match Replica::<MetaState>::exists(&options.journal_dir)? {
-            Some(identity) => identity,
-            None => {
+        let rpc = format!("{}:{}", options.hostname, options.bind.rsplit(':').next().unwrap_or_default());
+        let log = if options.log_address.is_empty() { rpc.clone() } else { options.log_address.clone() };
+        let own = MemberAddress { log, rpc };
+        let cell = Arc::new(ClusterCell::default());
+        let known = Replica::<MetaState>::exists(&options.journal_dir)?;
+        if let Some(identity) = known {
+            cell.set(identity.cluster)?;
+        }
+        let auth = Auth {
+            secret: options.secret.clone(),
+            role: PeerRole::Master,
+            cluster: cell.clone(),
+            hostname: options.hostname.clone(),
+            id: known.map_or(0, |identity| identity.node),
+        };
+        let connector = Connector::new(auth.clone(), options.limits.clone());
+        let mut raft = Options::new(&options.journal_dir);
+        raft.address = own.to_string();
+        raft.snapshot_log_bytes = options.snapshot_log_bytes;
+        raft.planted_faults = options.planted_log_faults.clone();
+
+        let others = if options.masters.len() > 1 {
+            let port = Arc::new(LogPort::new(cell.clone(), options.masters.clone()));
+            let server =
+                Server::bind(Some(options.log_bind.clone()), None, auth.clone(), options.limits.clone(), port.clone())
+                    .await?;
+            Some((port, server, Arc::new(Peers::new(own, &options.masters, &connector)?)))
+        } else {
+            None
+        };
+        let identity = match (&others, known) {
+            (Some((_, _, peers)), _) => {
+                let (identity, founds) = peers.identify(&options.journal_dir).await?;
+                raft.bootstrap = founds;
+                identity
+            }
+            (None, Some(identity)) => identity,
+            (None, None) => {
                 let cluster = ClusterId(*uuid::Uuid::new_v4().as_bytes());
                 tracing::info!(%cluster, dir = %options.journal_dir.display(), "new cluster");
                 Replica::<MetaState>::create(&options.journal_dir, cluster)?
             }
         };
         let cluster = identity.cluster;
-        let mut raft = Options::new(&options.journal_dir);
-        raft.address = format!("{}:{}", options.hostname, options.bind.rsplit(':').next().unwrap_or_default());
-        raft.snapshot_log_bytes = options.snapshot_log_bytes;
-        raft.planted_faults = options.planted_log_faults.clone();
-        let replica = Replica::open(raft, MetaState(Namespace::new())).await?;
+        cell.set(cluster)?;
+        let transport =
+            others.as_ref().map(|_| Arc::new(RpcTransport::new(connector.clone())) as Arc<dyn RaftTransport>);
+        let replica = Replica::open_with(raft, MetaState(Namespace::new()), transport).await?;
         let in_log = replica.state().read().0.cluster();
         match in_log {
-            None => init_cluster(&replica, cluster, options.root_mode).await?,
+            None if replica.leader().leading => init_cluster(&replica, cluster, options.root_mode).await?,
             Some(in_log) if in_log != cluster => {
                 return Err(Error::new(ErrorKind::Foreign, "the log is of another cluster than its directory")
                     .with("path", options.journal_dir.display())
                     .with("have", in_log)
                     .with("want", cluster));
             }
-            Some(_) => {}
+            _ => {}
         }
-        let auth = Auth {
-            secret: options.secret.clone(),
-            role: PeerRole::Master,
-            cluster: Arc::new(ClusterCell::new(cluster)),
-            hostname: options.hostname.clone(),
-            id: identity.node,
-        };
+        let others = others.map(|(port, server, peers)| {
+            let _ = port.replica.set((replica.clone(), Arc::new(replica.service())));
+            let member = tokio::spawn(peers.stay_member(replica.clone(), cell.clone()));
+            Others { _server: server, member }
+        });
         let front = Arc::new(Front { leading: RwLock::new(None), replica: replica.clone() });
-        let connector = Connector::new(auth.clone(), options.limits.clone());
         let begin = {
             let (options, replica) = (options.clone(), replica.clone());
             move || Leader::new(options.clone(), replica.clone(), connector.clone())
@@ -141,7 +187,7 @@ impl Master {
             Server::bind(Some(options.bind.clone()), None, auth, options.limits.clone(), front.clone()).await?;
         let address = server.local_addr().map(|address| address.to_string()).unwrap_or_default();
         tracing::info!(%cluster, address, "master is ready");
-        Ok(Self { server, replica, front, follow, cluster })
+        Ok(Self { server, replica, front, follow, cluster, others })
     }
 
     /// Where it listens.
@@ -173,6 +219,7 @@ impl Master {
         self.follow.abort();
         *self.front.leading.write() = None;
         self.replica.shutdown().await;
+        drop(self.others);
     }
 }
 

@@ -93,6 +93,9 @@ methods! {
     RaftAppend = 150,
     RaftVote = 151,
     RaftSnapshot = 152,
+    /// Of a master that looks for its cluster.
+    MasterHello = 223,
+    MasterJoin = 224,
 
     /// Client to worker.
     CopyRange = 200,

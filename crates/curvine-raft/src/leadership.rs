@@ -10,11 +10,11 @@ use curvine_types::{Error, ErrorKind};
 use openraft::ServerState;
 use tokio::sync::watch;
 
-use crate::LeaderState;
 use crate::applier::Applier;
 use crate::entry::Raft;
 use crate::health::Health;
 use crate::machine::StateMachine;
+use crate::{LeaderState, MemberAddress};
 
 /// The error for those who need the leader.
 pub(crate) fn not_leader(leader: &LeaderState) -> Error {
@@ -47,7 +47,7 @@ pub(crate) async fn watch_leadership<S: StateMachine>(
                 .membership_config
                 .membership()
                 .get_node(&leader)
-                .map(|node| node.addr.clone())
+                .map(|node| MemberAddress::parse(&node.addr).rpc)
                 .unwrap_or_default();
             let since = won.filter(|_| leads && leader == metrics.id);
             let next =

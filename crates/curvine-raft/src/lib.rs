@@ -21,6 +21,7 @@ mod health;
 mod leadership;
 mod log;
 mod machine;
+mod member_address;
 mod network;
 mod node_file;
 mod options;
@@ -43,6 +44,7 @@ mod transport;
 mod vote;
 
 pub use machine::{SnapshotSource, StateMachine};
+pub use member_address::MemberAddress;
 pub use node_file::NodeFile;
 pub use options::Options;
 pub use replica::Replica;

@@ -14,13 +14,13 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotRespon
 use openraft::{BasicNode, OptionalSend, Snapshot};
 use tokio::time::Instant;
 
-use crate::NodeFile;
 use crate::entry::{
     RecordInfo, Types, Vote, encode_entry, log_id_from_proto, log_id_to_proto, snapshot_meta_to_proto, vote_from_proto,
     vote_to_proto,
 };
 use crate::snapshot::SnapshotFile;
 use crate::transport::RaftTransport;
+use crate::{MemberAddress, NodeFile};
 
 /// The last part of a snapshot is answered when it is installed: this many times as long as for others.
 const INSTALL_PATIENCE: u32 = 60;
@@ -46,7 +46,7 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = PeerClient;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> PeerClient {
-        PeerClient { network: self.clone(), node: target, address: node.addr.clone() }
+        PeerClient { network: self.clone(), node: target, address: MemberAddress::parse(&node.addr).log }
     }
 }
 

@@ -11,6 +11,8 @@ use crate::format::{Fields, check_preamble, corrupt, crc32c, put_preamble};
 
 const MAGIC: &[u8; 8] = b"CVnode\r\n";
 pub(crate) const NAME: &str = "node";
+/// There from before a cluster is founded here until its log has begun.
+pub(crate) const FOUNDER: &str = "founder";
 
 /// Which cluster a directory belongs to and which node it makes of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +31,7 @@ impl NodeFile {
         std::fs::create_dir_all(dir).map_err(failed)?;
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if name == "node.tmp" {
+            if name == "node.tmp" || name == FOUNDER {
                 continue; // an earlier initialisation that did not finish
             }
             return Err(Error::new(

@@ -1,6 +1,6 @@
 //! The replica: the one handle that the master holds. Opening puts the parts together; everything else is delegation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use tokio::sync::watch;
 
 use crate::applier::Applier;
 use crate::barrier::Barrier;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::{Disk, RealDisk, replace_file};
 use crate::entry::Raft;
 use crate::health::Health;
 use crate::leadership::watch_leadership;
 use crate::log::store::{LogPlace, LogReader, LogStore};
 use crate::network::Network;
-use crate::node_file::NAME as NODE_FILE;
+use crate::node_file::{FOUNDER, NAME as NODE_FILE};
 use crate::planted::PlantedDisk;
 use crate::proposer::{Proposer, Queue};
 use crate::snapshot::store::SnapshotStore;
@@ -74,6 +74,19 @@ impl<S: StateMachine> Replica<S> {
     /// The identity of a directory; `None` if it holds no replica yet. `Foreign`: a format of another version; `Corrupt`: damaged.
     pub fn exists(dir: &Path) -> Result<Option<NodeFile>> {
         NodeFile::load(dir)
+    }
+
+    /// Marks a directory as the one in which a new cluster's log begins. Before [`create`](Self::create): so a directory that was wiped
+    /// never begins a log of its own.
+    pub fn mark_founder(dir: &Path) -> Result<()> {
+        let failed = |source| Error::from_io(source, "cannot initialise the directory").with("path", dir.display());
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        replace_file(&RealDisk, &dir.join(FOUNDER), b"the log of a new cluster begins here\n")
+    }
+
+    /// Whether the directory was marked and its log has not begun yet.
+    pub fn is_founder(dir: &Path) -> bool {
+        dir.join(FOUNDER).exists()
     }
 
     /// Starts the replica of a directory made by [`create`](Self::create): newest good snapshot, then the log. When this returns, a
@@ -200,6 +213,7 @@ impl<S: StateMachine> Replica<S> {
             }
             let alone = BTreeMap::from([(self.inner.node.node, BasicNode::new(&options.address))]);
             raft.initialize(alone).await.map_err(|error| failed(error.to_string()))?;
+            let _ = std::fs::remove_file(options.dir.join(FOUNDER)); // from here on the log itself says that it has begun
         } else {
             let own = self.inner.node.node;
             let alone = raft
@@ -296,6 +310,37 @@ impl<S: StateMachine> Replica<S> {
         self.in_time(steps).await.map(|_| ())
     }
 
+    /// Makes a replica a voter at this address, in the place of those of `replaces`, or corrects its address. Only the leader can.
+    pub async fn admit(&self, node: u64, address: &str, replaces: &[u64]) -> Result<()> {
+        let raft = &self.inner.raft;
+        let failed = |error: String| Error::new(ErrorKind::Unavailable, format!("cannot let a replica in: {error}"));
+        let members = self.status().members;
+        let known = members.iter().find(|member| member.node == node);
+        let steps = async {
+            match known {
+                None => {
+                    let learner = raft.add_learner(node, BasicNode::new(address), true).await;
+                    learner.map_err(|error| failed(error.to_string()))?;
+                }
+                Some(member) if member.address != address => {
+                    let nodes = ChangeMembers::SetNodes([(node, BasicNode::new(address))].into());
+                    raft.change_membership(nodes, true).await.map_err(|error| failed(error.to_string()))?;
+                }
+                Some(_) => {}
+            }
+            let before: BTreeSet<u64> =
+                members.iter().filter(|member| member.voter).map(|member| member.node).collect();
+            let mut voters: BTreeSet<u64> = before.iter().copied().filter(|voter| !replaces.contains(voter)).collect();
+            voters.insert(node);
+            if voters != before {
+                let change = ChangeMembers::ReplaceAllVoters(voters);
+                raft.change_membership(change, false).await.map_err(|error| failed(error.to_string()))?;
+            }
+            Ok(())
+        };
+        self.in_time(steps).await
+    }
+
     /// Removes a replica from the cluster.
     pub async fn remove_voter(&self, node: u64) -> Result<()> {
         let change = self.inner.raft.change_membership(ChangeMembers::RemoveVoters([node].into()), false);
@@ -343,6 +388,7 @@ impl<S: StateMachine> Replica<S> {
             queue_commands: gauges.commands.load(Ordering::Relaxed),
             queue_bytes: gauges.bytes.load(Ordering::Relaxed),
             entries_in_flight: gauges.in_flight.load(Ordering::Relaxed),
+            majority_age: Duration::from_millis(metrics.millis_since_quorum_ack.unwrap_or(0)),
             members,
         }
     }

@@ -1,5 +1,7 @@
 //! What a replica tells about itself.
 
+use std::time::Duration;
+
 /// Who leads, as this replica knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeaderState {
@@ -7,7 +9,7 @@ pub struct LeaderState {
     pub leading: bool,
     /// The leader's node id, 0: nobody known.
     pub leader: u64,
-    /// The leader's address, empty: nobody known.
+    /// Where clients reach the leader, empty: nobody known.
     pub address: String,
     /// While `leading`: the number of this leadership, as `Replica::incarnation`.
     pub incarnation: u64,
@@ -28,6 +30,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub node: u64,
+    /// The text of a [`MemberAddress`](crate::MemberAddress).
     pub address: String,
     pub voter: bool,
 }
@@ -60,5 +63,8 @@ pub struct Status {
     pub queue_bytes: usize,
     /// Log entries proposed and not yet applied.
     pub entries_in_flight: usize,
+    /// Of a leader: how long ago a majority of the voters has answered it. It goes on being the leader without one, but nothing
+    /// is acknowledged.
+    pub majority_age: Duration,
     pub members: Vec<Member>,
 }

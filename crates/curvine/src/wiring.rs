@@ -6,6 +6,7 @@ use curvine_client::ClientOptions;
 use curvine_config::ClusterConf;
 use curvine_master::MasterOptions;
 use curvine_proto::{Caller, SessionKind};
+use curvine_raft::MemberAddress;
 use curvine_rpc::{Budget, Limits};
 use curvine_types::Result;
 use curvine_worker::WorkerOptions;
@@ -26,6 +27,9 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
     };
     let planted = std::env::var_os("CURVINE_FAULT_LOG_DISK").filter(|_| conf.general.testing);
     Ok(MasterOptions {
+        masters: conf.journal.journal_addrs.clone(),
+        log_address: log_address(conf),
+        log_bind: bind_address(conf, &conf.journal.hostname, conf.journal.rpc_port),
         planted_log_faults: planted.map(PathBuf::from),
         hostname: conf.master.hostname.clone(),
         bind: bind_address(conf, &conf.master.hostname, conf.master.rpc_port),
@@ -42,7 +46,13 @@ pub fn master(conf: &ClusterConf) -> Result<MasterOptions> {
 
 /// How this master is entered among the members of the log.
 pub fn member_address(conf: &ClusterConf) -> String {
-    format!("{}:{}", conf.master.hostname, conf.master.rpc_port)
+    MemberAddress { log: log_address(conf), rpc: format!("{}:{}", conf.master.hostname, conf.master.rpc_port) }
+        .to_string()
+}
+
+/// Where the other masters reach the log of this one.
+fn log_address(conf: &ClusterConf) -> String {
+    format!("{}:{}", conf.journal.hostname, conf.journal.rpc_port)
 }
 
 /// The settings of a mount's client.

@@ -23,9 +23,15 @@ pub async fn run(common: &Common) -> Result<()> {
 /// The same with a config that is there already.
 pub async fn serve(conf: &ClusterConf) -> Result<()> {
     let stop = Stop::listen()?;
-    let master = Master::start(wiring::master(conf)?).await?;
+    // Starting waits for the other masters, if there are any.
+    let starting = Master::start(wiring::master(conf)?);
+    let mut asked = std::pin::pin!(stop.asked());
+    let master = tokio::select! {
+        () = &mut asked => return Ok(()),
+        started = starting => started?,
+    };
     let failure = tokio::select! {
-        () = stop.asked() => None,
+        () = asked => None,
         error = master.failed() => Some(error),
     };
     let grace = if failure.is_some() { FAILED_GRACE } else { GRACE };

@@ -72,9 +72,19 @@ fn summary(conf: &ClusterConf, report: &ReportReply) -> String {
     lines.join("\n")
 }
 
+/// A leader that a majority has not answered for longer is of no use.
+const MAJORITY_LOST_MS: u64 = 3000;
+
 fn master(report: &ReportReply) -> String {
     if report.leader.is_empty() {
         return format!("master       NO LEADER, {} voters, version {}", report.voters, report.software);
+    }
+    let age = report.log.as_ref().map_or(0, |log| log.majority_age_ms);
+    if age > MAJORITY_LOST_MS {
+        let (leader, voters, age) = (&report.leader, report.voters, age_text(age));
+        return format!(
+            "master       {leader} is WITHOUT A MAJORITY of {voters} voters since {age}: nothing is acknowledged"
+        );
     }
     let (leader, voters, up) = (&report.leader, report.voters, age_text(report.uptime_ms));
     format!("master       {leader} leads {voters} voters, version {}, up {up}", report.software)
@@ -177,6 +187,7 @@ fn json(conf: &ClusterConf, report: &ReportReply) -> Value {
             "snapshot_error": report.log.as_ref().map_or("", |log| log.snapshot_error.as_str()),
             "applied": report.log.as_ref().map_or(0, |log| log.applied),
             "snapshot_index": report.log.as_ref().map_or(0, |log| log.snapshot_index),
+            "majority_age_ms": report.log.as_ref().map_or(0, |log| log.majority_age_ms),
             "term": report.log.as_ref().map_or(0, |log| log.term),
         },
         "masters": report.members.iter().map(|member| json!({
