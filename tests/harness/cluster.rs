@@ -393,6 +393,13 @@ impl Cluster {
         self.dir.join("logs").join(format!("{}.log", role.name()))
     }
 
+    /// Kills the first process of a role with SIGKILL, and nothing that it started.
+    pub fn kill_alone(&self, role: Role) {
+        let mut process = self.take(role);
+        process.signal(Signal::KILL);
+        assert!(process.wait(Duration::from_secs(10)).is_some(), "{role:?} survived SIGKILL");
+    }
+
     /// The end of a role's log, for people.
     pub fn log_tail(&self, role: Role) -> String {
         tail(&self.log(role), 60)

@@ -80,7 +80,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        // Also what it started: the process that serves a mount ends by itself, but later.
+        self.signal_group(Signal::KILL);
         self.wait(Duration::from_secs(10));
     }
 }

@@ -16,7 +16,7 @@ while read -r verb value; do
         end) exit 0 ;;
     esac
 done
-for pid in $pids; do kill -9 "$pid"; done
+for pid in $pids; do kill -9 "-$pid"; done
 for mount in $mounts; do while umount -l "$mount"; do :; done; done
 "#;
 

@@ -15,6 +15,7 @@ use crate::chunks::ChunkMap;
 use crate::eviction::Evictable;
 use crate::index::Position;
 use crate::types::{ContentKey, ContentKind, Exposure, LiveAttr, Timestamp};
+use crate::writers::Writers;
 
 /// Accesses that are remembered for eviction.
 const HEAT_MAX: u8 = 3;
@@ -61,6 +62,8 @@ pub(crate) struct State {
     pub rewritten: bool,
     /// The master is about to do away with it: no descriptor is given any more.
     pub leaving: bool,
+    /// Of a live content, what its writers said of who they are.
+    pub known_writers: Option<Box<Writers>>,
 }
 
 impl Content {
@@ -107,6 +110,7 @@ impl State {
             writers: BTreeSet::new(),
             rewritten: false,
             leaving: false,
+            known_writers: None,
         }
     }
 

@@ -33,6 +33,7 @@ mod tier;
 mod types;
 mod watermarks;
 mod write;
+mod writers;
 
 #[cfg(test)]
 mod expose_test;

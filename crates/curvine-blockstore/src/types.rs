@@ -82,6 +82,16 @@ pub enum WriteAt {
     Append,
 }
 
+/// Which process writes, of a session that several may have one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writer {
+    pub session: u64,
+    /// Counted upwards; what comes from an earlier one than the newest is refused.
+    pub instance: u64,
+    /// Of an append: the same one is made once. 0: none.
+    pub token: u64,
+}
+
 /// The outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {

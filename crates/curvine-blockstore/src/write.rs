@@ -30,10 +30,32 @@ impl BlockStore {
         data: &[u8],
         crcs: &[u32],
     ) -> Result<Written> {
+        self.write_by(None, key, version, epoch, at, data, crcs)
+    }
+
+    /// As `write`, by a process of a session: `Stale` if a later one has written here, and an append that was made before is not
+    /// made again.
+    #[allow(clippy::too_many_arguments)]
+    pub fn write_by(
+        &self,
+        writer: Option<Writer>,
+        key: ContentKey,
+        version: u64,
+        epoch: u64,
+        at: WriteAt,
+        data: &[u8],
+        crcs: &[u32],
+    ) -> Result<Written> {
         check_crcs(key, data, crcs)?;
         let content = self.find(key)?;
         let mut state = self.write_state(&content)?;
         state.check_write(key, version, epoch)?;
+        if let Some(writer) = &writer {
+            let earlier = state.known_writers.get_or_insert_default().enter(key, writer)?;
+            if let (WriteAt::Append, Some(offset)) = (at, earlier) {
+                return Ok(Written { offset, attr: state.attr });
+            }
+        }
         let exposed = state.exposure == Exposure::Write;
         let offset = match at {
             WriteAt::At(offset) => offset,
@@ -62,6 +84,9 @@ impl BlockStore {
             Err(error) => return Err(self.undo_write(tier, &file, &path, &mut state, end > old_size, error)),
         };
         self.settle(tier, &file, &path, &mut state)?;
+        if let (WriteAt::Append, Some(writer)) = (at, &writer) {
+            state.known_writers.get_or_insert_default().appended(writer, offset);
+        }
         if offset % PIECE_SIZE == 0 && !exposed {
             for (piece, crc) in (offset..end).step_by(PIECE_SIZE as usize).zip(crcs) {
                 if piece + PIECE_SIZE <= end || end == state.attr.size {

@@ -287,3 +287,20 @@ fn concurrent_appends_each_get_their_own_place() {
     assert_eq!(bytes.len(), 8 * 50 * 1000);
     assert!(bytes.chunks(1000).all(|part| part.iter().all(|byte| *byte == part[0] && *byte > 0)));
 }
+
+#[test]
+fn an_append_that_is_sent_twice_is_made_once_and_a_dead_process_cannot_write_late() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    store.place(KEY, 1, 1, T0, b"abc").unwrap();
+    let by = |instance, token, at, data: &[u8]| {
+        store.write_by(Some(Writer { session: 9, instance, token }), KEY, 1, 1, at, data, &crcs(data))
+    };
+    assert_eq!(by(1, 70, WriteAt::Append, b"def").unwrap().offset, 3);
+    assert_eq!(by(2, 70, WriteAt::Append, b"def").unwrap().offset, 3, "its successor sends it again");
+    assert_eq!(by(2, 72, WriteAt::Append, b"ghi").unwrap().offset, 6);
+    assert_eq!(by(1, 0, WriteAt::At(0), b"XXX").unwrap_err().kind(), ErrorKind::Stale);
+    assert_eq!(by(1, 71, WriteAt::Append, b"XXX").unwrap_err().kind(), ErrorKind::Stale);
+    by(2, 0, WriteAt::At(0), b"ABC").unwrap();
+    assert_eq!(read_all(&store, KEY, 1).unwrap(), b"ABCdefghi");
+}

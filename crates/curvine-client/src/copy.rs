@@ -163,7 +163,7 @@ impl Core {
         let busy = || Error::new(ErrorKind::TimedOut, "the memory for file data is taken");
         let memory = self.memory.acquire_many(kib(data.len() as u64).min(self.memory_share()));
         let _memory = tokio::time::timeout_at(deadline, memory).await.map_err(|_| busy())?.map_err(|_| busy())?;
-        let place = Target { offset: to.offset + done, append: false, kill_privileges: false };
+        let place = Target { offset: to.offset + done, append: false, kill_privileges: false, part: 0 };
         Ok(self.write_all(&to.handle, place, data, deadline).await?.length)
     }
 }

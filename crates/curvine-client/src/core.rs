@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use curvine_proto::{Caller, Message, Method};
@@ -18,7 +19,7 @@ use crate::master::{Conn, Master};
 use crate::mutation::{Touched, Window};
 use crate::opens::Opens;
 use crate::workers::Workers;
-use crate::{CacheEvents, ClientOptions};
+use crate::{CacheEvents, ClientOptions, Journal, origin};
 
 /// Own changes and recalls that are remembered against replies that they overtook.
 const RECENT: usize = 16 * 4096;
@@ -43,6 +44,14 @@ pub(crate) struct Core {
     pub notifications: Arc<Semaphore>,
     pub counters: Counters,
     pub graves: Graves,
+    /// Remembers what a successor needs.
+    pub journal: Option<Arc<dyn Journal>>,
+    /// Which process of its session this is; 0: the only one.
+    pub instance: u64,
+    /// Names appends that no origin names.
+    appends: AtomicU64,
+    /// The kernel may believe what was leased to a predecessor and is not known here.
+    pub inherited: AtomicBool,
 }
 
 /// Memory is counted in KiB, so that a semaphore can hold it.
@@ -51,7 +60,12 @@ pub(crate) fn kib(bytes: u64) -> u32 {
 }
 
 impl Core {
-    pub(crate) fn new(options: ClientOptions, events: Arc<dyn CacheEvents>) -> Result<Self> {
+    pub(crate) fn new(
+        options: ClientOptions,
+        events: Arc<dyn CacheEvents>,
+        journal: Option<Arc<dyn Journal>>,
+        instance: u64,
+    ) -> Result<Self> {
         let addresses = options.master_addrs.iter().map(|text| text.parse()).collect::<Result<Vec<_>>>()?;
         if addresses.is_empty() {
             return Err(Error::new(ErrorKind::Config, "a client needs the address of at least one master"));
@@ -70,7 +84,7 @@ impl Core {
             events,
             cache,
             master: Master::new(addresses, cluster),
-            window: Window::new(options.mutations_in_flight),
+            window: Window::new(options.mutations_in_flight, journal.clone()),
             opens: Opens::new(options.open_handles),
             workers: Workers::new(connector, &options),
             memory: memory(),
@@ -79,6 +93,10 @@ impl Core {
             notifications: Arc::new(Semaphore::new(options.notifications_in_flight.max(1))),
             counters: Counters::default(),
             graves: Graves::default(),
+            journal,
+            instance,
+            appends: AtomicU64::new(1),
+            inherited: AtomicBool::new(false),
             options,
         })
     }
@@ -91,6 +109,15 @@ impl Core {
     /// The deadline of an operation on data that begins now.
     pub(crate) fn data_deadline(&self) -> Instant {
         Instant::now() + self.options.rpc_timeout + self.options.data_timeout
+    }
+
+    /// Names an append, so that a worker makes it once; part `part` of what the present request writes.
+    pub(crate) fn append_token(&self, part: u64) -> u64 {
+        match origin::current() {
+            Some(origin) => origin.token().wrapping_mul(16).wrapping_add(part & 15),
+            // Of no request: such tokens have the highest bit, which those of requests never reach.
+            None => (1 << 63) | (self.instance << 48) | self.appends.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     pub(crate) fn caller(&self) -> Option<Caller> {
@@ -133,6 +160,7 @@ impl Core {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let core = self.clone();
+        let work = origin::carried(origin::current(), work);
         tokio::spawn(async move {
             if sender.send(work.await).is_err() {
                 core.forget(&touched).await;

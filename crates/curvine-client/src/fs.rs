@@ -1,13 +1,15 @@
 //! The file system: the public face of the client. Its operations are in the files named after what they are about.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use curvine_types::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::{CacheEvents, ClientOptions, Gauges, opens, session};
+use crate::handle::Open;
+use crate::{CacheEvents, ClientOptions, Gauges, Handle, Inherited, Succession, opens, session};
 
 /// A connected client. Clones share the session.
 #[derive(Clone)]
@@ -32,12 +34,42 @@ impl FileSystem {
     /// Opens a session and starts its heartbeats. Fails if no master answers within `rpc_timeout`, at once if
     /// they refuse the secret or are another cluster's.
     pub async fn connect(options: ClientOptions, events: Arc<dyn CacheEvents>) -> Result<FileSystem> {
-        let core = Arc::new(Core::new(options, events)?);
-        let fs = FileSystem { core: core.clone(), _life: Arc::new(Life { core: core.clone() }) };
-        tokio::spawn(session::run(core.clone()));
-        tokio::spawn(opens::run_closer(core.clone()));
+        let core = Arc::new(Core::new(options, events, None, 0)?);
+        let fs = Self::run(&core, session::State::default());
         core.master.first_declared(core.deadline()).await?;
         Ok(fs)
+    }
+
+    /// Follows another process. With a predecessor it returns at once, with the handles of what that had open: a master that does
+    /// not answer is waited for by whoever needs it. `events` must reach the kernel already.
+    pub async fn succeed(
+        options: ClientOptions,
+        events: Arc<dyn CacheEvents>,
+        succession: Succession,
+    ) -> Result<(FileSystem, Vec<Handle>)> {
+        let Succession { journal, instance, predecessor } = succession;
+        let core = Arc::new(Core::new(options, events, Some(journal), instance)?);
+        let Some(predecessor) = predecessor else {
+            let fs = Self::run(&core, session::State::default());
+            core.master.first_declared(core.deadline()).await?;
+            return Ok((fs, Vec::new()));
+        };
+        core.inherited.store(true, Ordering::SeqCst);
+        core.window.resume(predecessor.session, predecessor.next, &predecessor.unacked);
+        if !predecessor.cluster.is_nil() {
+            core.master.cluster.set(predecessor.cluster)?;
+        }
+        let inherit = |inherited: &Inherited| Handle(Arc::new(Open::inherit(&core, inherited)));
+        let handles = predecessor.opens.iter().map(inherit).collect();
+        let fs = Self::run(&core, session::State::of(predecessor.session, predecessor.incarnation));
+        Ok((fs, handles))
+    }
+
+    fn run(core: &Arc<Core>, state: session::State) -> Self {
+        let fs = FileSystem { core: core.clone(), _life: Arc::new(Life { core: core.clone() }) };
+        tokio::spawn(session::run(core.clone(), state));
+        tokio::spawn(opens::run_closer(core.clone()));
+        fs
     }
 
     /// Tells the master of all that was closed, and closes the session. Files that are still open are dead afterwards.

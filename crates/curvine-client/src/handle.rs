@@ -8,10 +8,10 @@ use curvine_types::{Error, ErrorKind, Generation, InodeId, Result, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::OpenFlags;
 use crate::core::Core;
 use crate::file::File;
 use crate::read_ahead::ReadAhead;
+use crate::{Inherited, OpenFlags};
 
 /// An open file. Clones are the same open; when the last one goes, the master is told.
 #[derive(Clone)]
@@ -23,6 +23,7 @@ pub(crate) struct Open {
     pub flags: OpenFlags,
     /// The session that it was opened under.
     session: SessionId,
+    generation: Generation,
     keep_cache: bool,
     pub read_ahead: Mutex<ReadAhead>,
     pub write_slots: Arc<Semaphore>,
@@ -45,11 +46,20 @@ impl Open {
             file,
             flags,
             session,
+            generation,
             keep_cache,
             read_ahead: Mutex::new(ReadAhead::new(core.options.read_window)),
             write_slots: Arc::new(Semaphore::new(core.options.write_window.max(1))),
             inline_writes: AtomicUsize::new(0),
         }
+    }
+
+    /// That of a predecessor.
+    pub(crate) fn inherit(core: &Arc<Core>, inherited: &Inherited) -> Self {
+        let Inherited { inode, flags, session, generation } = *inherited;
+        let dead = flags.write && session != core.window.session();
+        let file = core.opens.adopt(core, inode, flags.write, dead);
+        Self::new(core, file, flags, session, generation)
     }
 
     /// Whether the session that it was opened under is over.
@@ -93,6 +103,11 @@ impl Handle {
     /// The open inode.
     pub fn inode(&self) -> InodeId {
         self.0.file.inode
+    }
+
+    /// The session that it was opened under, and the generation of the content that was opened.
+    pub fn origin(&self) -> (SessionId, Generation) {
+        (self.0.session, self.0.generation)
     }
 
     /// How it was opened.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{GetLockReply, GetLockRequest, LockHolder, LockKind, LockType, Method, SetLock};
-use curvine_types::{Error, ErrorKind, InodeId, Result};
+use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
 use tokio::time::Instant;
 
-use crate::FileSystem;
 use crate::core::{Core, Pause};
-use crate::mutation::{Attempt, Done, Number, Touched, Window};
+use crate::mutation::{Attempt, Done, Number, Touched, Window, hold};
+use crate::{FileSystem, origin};
 
 /// How long the master is asked to wait at once.
 const WAIT: Duration = Duration::from_secs(10);
@@ -39,6 +39,20 @@ impl FileSystem {
                 .await;
         }
         self.core.wait_for_lock(lock).await
+    }
+
+    /// Nobody will ask for the outcome of a command that a predecessor sent under this number. A lock that it may have taken is
+    /// given back.
+    pub async fn abandon(&self, session: SessionId, sequence: u64, lock: Option<SetLock>) {
+        let core = &self.core;
+        if let Some(lock) = lock
+            && let Ok(Some(number)) = Window::adopt(core, session, sequence, core.deadline()).await
+        {
+            // Dropping it settles it.
+            drop(Waiting { core: core.clone(), lock, number: Some(number) });
+            return;
+        }
+        core.window.abandon(session, sequence);
     }
 
     /// Drops the POSIX locks of an owner that closed a descriptor.
@@ -90,6 +104,21 @@ impl Core {
         let mut waiting = Waiting { core: self.clone(), lock, number: None };
         let mut pause = Pause::new(self.deadline());
         let mut session = None;
+        let origin = origin::current();
+        let kind = origin::kind_of(&CommandBody::SetLock(lock));
+        if let Some((of, sequence)) = origin.as_ref().and_then(|origin| origin.earlier(kind)) {
+            session = Some(of);
+            // The wait of a predecessor: it may have ended with the lock.
+            if let Some(number) = Window::adopt(self, of, sequence, self.deadline()).await? {
+                let held = self.settle_lock(&*waiting.number.insert(number), &lock).await;
+                if !matches!(held, Ok(false)) {
+                    waiting.number.take().into_iter().for_each(|number| hold(&origin, number));
+                    return held.map(|_| ());
+                }
+                origin.iter().for_each(|origin| origin.superseded(of, sequence));
+                waiting.number = None;
+            }
+        }
         loop {
             let conn = self.master.conn(self.deadline()).await?;
             if *session.get_or_insert(conn.session) != conn.session {
@@ -97,6 +126,9 @@ impl Core {
             }
             let number = Window::take(self, conn.session, self.deadline()).await?;
             let number = &*waiting.number.insert(number);
+            if let Some(origin) = &origin {
+                origin.sending(number.session, number.sequence, kind, Some(&lock));
+            }
             let until = Instant::now() + WAIT;
             let attempt = tokio::select! {
                 attempt = self.attempt(&conn, number, CommandBody::SetLock(lock), true, until) => Some(attempt),
@@ -104,12 +136,20 @@ impl Core {
             };
             let granted = match attempt {
                 Some(Attempt::Done(reply, ticket, serial)) => {
-                    let session = number.session;
-                    waiting.number = None;
+                    let (session, sequence) = (number.session, number.sequence);
+                    let number = waiting.number.take();
                     match self.done(*reply, (ticket, ticket), serial, session) {
                         // It became free and another one was faster: waited for again, under a new number.
-                        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-                        outcome => return outcome.map(|_| ()),
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                            if let Some(origin) = &origin {
+                                origin.superseded(session, sequence);
+                            }
+                            Ok(false)
+                        }
+                        outcome => {
+                            number.into_iter().for_each(|number| hold(&origin, number));
+                            return outcome.map(|_| ());
+                        }
                     }
                 }
                 Some(Attempt::Failed(error)) if error.kind() == ErrorKind::WouldBlock => Ok(false),
@@ -121,7 +161,13 @@ impl Core {
                 // The wait was broken off, or nobody knows how it ended.
                 Some(Attempt::Unknown(_)) | None => self.settle_lock(number, &lock).await,
             };
-            waiting.number = None;
+            if let (Some(origin), Some(number), Ok(false)) = (&origin, &waiting.number, &granted) {
+                origin.superseded(number.session, number.sequence);
+            }
+            let number = waiting.number.take();
+            if !matches!(granted, Ok(false)) {
+                number.into_iter().for_each(|number| hold(&origin, number));
+            }
             match granted {
                 Ok(true) => return Ok(()),
                 Ok(false) => pause = Pause::new(self.deadline()),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::cache::Ticket;
 use crate::clock::boot_time;
 use crate::core::{Core, Pause};
+use crate::{Journal, Origin, origin};
 
 /// Numbers between the lowest that is not acknowledged and the highest given out; below the master's window of results.
 const SPREAD: u64 = limits::RESULT_WINDOW as u64 - 24;
@@ -27,6 +28,7 @@ pub(crate) struct Window {
     slots: Arc<Semaphore>,
     limit: usize,
     moved: Notify,
+    journal: Option<Arc<dyn Journal>>,
     /// A command waits for numbers that a long one holds up.
     pub pressure: Notify,
 }
@@ -59,13 +61,14 @@ impl Drop for Number {
 }
 
 impl Window {
-    pub(crate) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize, journal: Option<Arc<dyn Journal>>) -> Self {
         let limit = limit.clamp(1, SPREAD as usize);
         Self {
             inner: Mutex::default(),
             slots: Arc::new(Semaphore::new(limit)),
             limit,
             moved: Notify::new(),
+            journal,
             pressure: Notify::new(),
         }
     }
@@ -73,6 +76,38 @@ impl Window {
     /// A new session numbers from 1.
     pub(crate) fn begin(&self, session: SessionId) {
         *self.inner.lock() = Numbers { session, next: 1, unacked: BTreeSet::new() };
+        self.moved.notify_waiters();
+    }
+
+    /// Goes on numbering a session of a predecessor; its `unacked` numbers are held until they are adopted or abandoned.
+    pub(crate) fn resume(&self, session: SessionId, next: u64, unacked: &[u64]) {
+        let unacked = unacked.iter().copied().filter(|sequence| *sequence < next).collect();
+        *self.inner.lock() = Numbers { session, next: next.max(1), unacked };
+        self.moved.notify_waiters();
+    }
+
+    /// A number that a predecessor used, for the same command; `None` if it is not held any more.
+    pub(crate) async fn adopt(
+        core: &Arc<Core>,
+        session: SessionId,
+        sequence: u64,
+        deadline: Instant,
+    ) -> Result<Option<Number>> {
+        let full = || Error::new(ErrorKind::TimedOut, "too many changes wait for the master");
+        let slot = tokio::time::timeout_at(deadline, core.window.slots.clone().acquire_owned()).await;
+        let slot = slot.map_err(|_| full())?.map_err(|_| full())?;
+        let numbers = core.window.inner.lock();
+        let held = numbers.session == session && numbers.unacked.contains(&sequence);
+        Ok(held.then(|| Number { core: core.clone(), session, sequence, _slot: slot }))
+    }
+
+    /// Nobody will ask for this number of a predecessor.
+    pub(crate) fn abandon(&self, session: SessionId, sequence: u64) {
+        let mut numbers = self.inner.lock();
+        if numbers.session == session {
+            numbers.unacked.remove(&sequence);
+        }
+        drop(numbers);
         self.moved.notify_waiters();
     }
 
@@ -110,6 +145,9 @@ impl Window {
                 if numbers.unacked.first().is_none_or(|lowest| sequence - lowest < SPREAD) {
                     numbers.next += 1;
                     numbers.unacked.insert(sequence);
+                    if let Some(journal) = &window.journal {
+                        journal.numbered(numbers.next);
+                    }
                     return Ok(Number { core: core.clone(), session, sequence, _slot: slot });
                 }
             }
@@ -157,6 +195,13 @@ pub(crate) enum Attempt {
     Failed(Error),
 }
 
+/// The outcome is known, and is still to be told to whoever wanted the change.
+pub(crate) fn hold(origin: &Option<Arc<dyn Origin>>, number: Number) {
+    if let Some(origin) = origin {
+        origin.hold(Box::new(number));
+    }
+}
+
 impl Core {
     /// Makes a change. `settle` takes the outcome into the cache, whether or not the caller still waits, and makes the result.
     pub(crate) async fn mutate<T: Send + 'static>(
@@ -168,8 +213,9 @@ impl Core {
     ) -> Result<T> {
         let (sender, receiver) = oneshot::channel();
         let core = self.clone();
+        let origin = origin::current();
         tokio::spawn(async move {
-            let made = core.clone().drive(body, deadline, &sender).await;
+            let made = core.clone().drive(body, origin, deadline, &sender).await;
             let known = made.is_ok();
             let result = made.map(|done| settle(&core, done));
             if sender.send(result).is_err() && known {
@@ -196,14 +242,19 @@ impl Core {
     async fn drive<T>(
         self: Arc<Self>,
         body: CommandBody,
+        origin: Option<Arc<dyn Origin>>,
         deadline: Instant,
         caller: &oneshot::Sender<Result<T>>,
     ) -> Result<Done> {
         let mut number: Option<Number> = None;
         let mut unknown = false;
+        let kind = origin.as_ref().map_or(0, |_| origin::kind_of(&body));
+        // What a predecessor has sent may have been executed.
+        let mut earlier = origin.as_ref().and_then(|origin| origin.earlier(kind));
         // A repeated command may have been executed when it was sent first, and be answered with what it left then.
         let mut first: Option<Ticket> = None;
         let mut pause = Pause::new(deadline);
+        let over = || Error::new(ErrorKind::SessionExpired, "the session expired; the change may have been made");
         loop {
             if caller.is_closed() && !unknown {
                 return Err(Error::new(ErrorKind::Interrupted, "nobody waits for the change any more"));
@@ -214,14 +265,18 @@ impl Core {
                 Err(_) if unknown && !*self.master.closing.borrow() => continue,
                 Err(error) => return Err(error),
             };
+            if let Some((session, sequence)) = earlier.take() {
+                if session != conn.session {
+                    return Err(over());
+                }
+                number = Window::adopt(&self, session, sequence, deadline).await?;
+                if number.is_some() {
+                    (unknown, first) = (true, Some(self.cache.ticket(0, boot_time())));
+                }
+            }
             let taken = match number.take().filter(|number| number.session == conn.session) {
                 Some(number) => number,
-                None if unknown => {
-                    return Err(Error::new(
-                        ErrorKind::SessionExpired,
-                        "the session expired; the change may have been made",
-                    ));
-                }
+                None if unknown => return Err(over()),
                 None => match Window::take(&self, conn.session, deadline).await {
                     Ok(number) => number,
                     // A new session has just begun.
@@ -232,13 +287,21 @@ impl Core {
                     Err(error) => return Err(error),
                 },
             };
+            if let Some(origin) = &origin {
+                origin.sending(taken.session, taken.sequence, kind, None);
+            }
             let until = if caller.is_closed() { self.deadline() } else { deadline };
             let sent = self.ticket(&conn);
             let error = match self.attempt(&conn, &taken, body.clone(), false, until).await {
                 Attempt::Done(reply, ticket, serial) => {
-                    return self.done(*reply, (first.unwrap_or(ticket), ticket), serial, taken.session);
+                    let session = taken.session;
+                    hold(&origin, taken);
+                    return self.done(*reply, (first.unwrap_or(ticket), ticket), serial, session);
                 }
-                Attempt::Failed(error) => return Err(error),
+                Attempt::Failed(error) => {
+                    hold(&origin, taken);
+                    return Err(error);
+                }
                 Attempt::Unknown(error) => {
                     unknown = true;
                     first.get_or_insert(sent);

@@ -97,6 +97,27 @@ impl Opens {
         Some(file)
     }
 
+    /// An open of a predecessor, which the first declaration will name.
+    pub(crate) fn adopt(&self, core: &Core, inode: InodeId, write: bool, dead: bool) -> Arc<File> {
+        let mut inner = self.inner.lock();
+        inner.handles += 1;
+        if dead {
+            return Arc::new(File::new(inode, 0));
+        }
+        let opened = inner.files.entry(inode).or_insert_with(|| {
+            core.cache.pin(inode);
+            Opened { file: Arc::new(File::new(inode, 0)), readers: 0, writers: 0 }
+        });
+        if write {
+            opened.writers += 1;
+        } else {
+            opened.readers += 1;
+        }
+        // It may have taken one.
+        opened.file.locked.store(true, Ordering::SeqCst);
+        opened.file.clone()
+    }
+
     /// Ends an open. `dead`: the master has forgotten it with its session.
     pub(crate) fn release(&self, core: &Core, inode: InodeId, write: bool, dead: bool) {
         let mut inner = self.inner.lock();

@@ -2,6 +2,7 @@
 //!
 //! Always: the caches here are empty at once; the answer goes out when the kernel has been told, too.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use curvine_proto::{Empty, Method, RecallReply, RecallRequest};
@@ -49,7 +50,11 @@ async fn recall(core: &Arc<Core>, request: RecallRequest) -> Vec<u64> {
     if core.options.ignore_recalls {
         return core.opens.recalled(&inodes);
     }
-    let dirs = core.cache.recall(number, &inodes);
+    let mut dirs = core.cache.recall(number, &inodes);
+    if core.inherited.load(Ordering::SeqCst) {
+        // Leased to a predecessor, perhaps: what is not known here may be a directory all the same.
+        dirs.clone_from(&inodes);
+    }
     let open = core.opens.recalled(&inodes);
     core.notify(dirs, inodes).await;
     open

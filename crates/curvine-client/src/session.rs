@@ -4,6 +4,7 @@
 //! Always: the session is believed to be alive for one lease time from when a heartbeat was *sent*.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use curvine_proto::{
@@ -29,15 +30,25 @@ const SLOW_KERNEL: Duration = Duration::from_secs(5);
 
 /// What outlives a connection.
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     session: SessionId,
     lease: Duration,
+    /// The leader that a predecessor's leases come from, until this process has declared itself.
+    inherited: Option<u64>,
+    /// When the kernel believes nothing any more that a predecessor told it.
+    inherited_until: Option<Instant>,
+}
+
+impl State {
+    /// The session of a predecessor, and the leader that it knew.
+    pub(crate) fn of(session: SessionId, incarnation: u64) -> Self {
+        Self { session, inherited: Some(incarnation), ..Self::default() }
+    }
 }
 
 /// Keeps a session until the client closes.
-pub(crate) async fn run(core: Arc<Core>) {
+pub(crate) async fn run(core: Arc<Core>, mut state: State) {
     let mut closing = core.master.closing.subscribe();
-    let mut state = State::default();
     let live = async {
         let mut pause = PAUSE_MIN;
         loop {
@@ -91,7 +102,7 @@ async fn introduce(core: &Arc<Core>, state: &mut State, address: &Address) -> Re
         let conn = open_session(core, state, peer, deadline).await?;
         let (term, dirs, inodes) = core.cache.new_term();
         core.notify(dirs, inodes).await;
-        return declare(core, conn, term).await;
+        return declare(core, conn, term, false).await;
     }
     let sent = boot_time();
     let request = HeartbeatRequest { session: state.session, incarnation: 0, dropped_leases: Vec::new() };
@@ -107,6 +118,9 @@ async fn introduce(core: &Arc<Core>, state: &mut State, address: &Address) -> Re
     };
     renewed(core, state, sent, reply.lease_ms);
     let conn = Arc::new(Conn::new(peer, state.session, reply.incarnation));
+    if let Some(incarnation) = state.inherited {
+        return take_over(core, state, conn, incarnation).await;
+    }
     // Published before the kernel is told: it may have to finish reads and writes first, and they need the master.
     let (term, dirs, inodes) = core.cache.new_term();
     core.master.publish(Some(conn.clone()));
@@ -115,7 +129,43 @@ async fn introduce(core: &Arc<Core>, state: &mut State, address: &Address) -> Re
         tracing::warn!("the kernel takes long to give up its caches; changes by others wait for it");
         told.await;
     }
-    declare(core, conn, term).await
+    let conn = declare(core, conn, term, false).await?;
+    core.inherited.store(false, Ordering::SeqCst);
+    state.inherited_until = None;
+    if let Some(journal) = &core.journal {
+        journal.session(conn.session, cluster(core), conn.incarnation);
+    }
+    Ok(conn)
+}
+
+/// The first connection of a successor. What its kernel caches is not known here: it stays leased, if the leader is still the
+/// one that leased it; else nobody recalls it, and it must have run out before the leader may believe us to have no leases.
+async fn take_over(core: &Arc<Core>, state: &mut State, conn: Arc<Conn>, incarnation: u64) -> Result<Arc<Conn>> {
+    let (term, _, _) = core.cache.new_term();
+    core.master.publish(Some(conn.clone()));
+    let keeps = conn.incarnation == incarnation;
+    let beliefs = core.options.max_ttl.min(state.lease);
+    if !keeps {
+        tracing::info!("the leader is a new one; waiting until the kernel believes nothing of before");
+        let end = Instant::now() + beliefs;
+        while Instant::now() < end {
+            tokio::time::sleep_until(end.min(Instant::now() + state.lease / 3)).await;
+            heartbeat(core, state, &conn).await?;
+        }
+    }
+    let conn = declare(core, conn, term, keeps).await?;
+    state.inherited = None;
+    state.inherited_until = keeps.then(|| Instant::now() + core.options.max_ttl);
+    core.inherited.store(keeps, Ordering::SeqCst);
+    if let Some(journal) = &core.journal {
+        journal.session(conn.session, cluster(core), conn.incarnation);
+    }
+    tracing::info!(session = conn.session, keeps, "session resumed");
+    Ok(conn)
+}
+
+fn cluster(core: &Core) -> ClusterId {
+    core.master.cluster.get().unwrap_or_default()
 }
 
 async fn connect(core: &Arc<Core>, address: &Address) -> Result<Peer> {
@@ -142,6 +192,9 @@ async fn open_session(core: &Arc<Core>, state: &mut State, peer: Peer, deadline:
     state.session = reply.session;
     renewed(core, state, sent, reply.lease_ms);
     core.window.begin(reply.session);
+    if let Some(journal) = &core.journal {
+        journal.session(reply.session, cluster(core), reply.incarnation);
+    }
     core.counters.sessions_opened.add();
     tracing::info!(session = reply.session, "session opened");
     Ok(Arc::new(Conn::new(peer, reply.session, reply.incarnation)))
@@ -158,14 +211,15 @@ async fn end_session(core: &Arc<Core>, state: &mut State) {
     core.master.publish(None);
     core.cache.set_valid_until(Duration::ZERO);
     core.opens.expire(core);
-    state.session = 0;
+    (state.session, state.inherited, state.inherited_until) = (0, None, None);
+    core.inherited.store(false, Ordering::SeqCst);
     let (_, dirs, inodes) = core.cache.new_term();
     core.notify(dirs, inodes).await;
 }
 
-async fn declare(core: &Arc<Core>, conn: Arc<Conn>, term: u64) -> Result<Arc<Conn>> {
+async fn declare(core: &Arc<Core>, conn: Arc<Conn>, term: u64, keep_leases: bool) -> Result<Arc<Conn>> {
     let opens = core.opens.snapshot(conn.serial());
-    let request = DeclareRequest { session: conn.session, incarnation: conn.incarnation, opens };
+    let request = DeclareRequest { session: conn.session, incarnation: conn.incarnation, opens, keep_leases };
     let deadline = Instant::now() + core.options.rpc_timeout;
     let declared: Result<(Empty, _)> = conn.peer.call(Method::Declare, &request, Body::Empty, deadline).await;
     if let Err(error) = declared {
@@ -186,9 +240,14 @@ async fn keep(core: &Arc<Core>, state: &mut State, conn: &Arc<Conn>) {
             () = tokio::time::sleep_until(next) => {}
             () = conn.peer.closed() => return,
             () = core.master.look.notified() => {}
+            () = tokio::time::sleep_until(state.inherited_until.unwrap_or(next)) => {}
         }
         if conn.is_expired() {
             end_session(core, state).await;
+            return;
+        }
+        if state.inherited_until.is_some_and(|until| until <= Instant::now()) {
+            // The leases of the predecessor are given up, whatever they were, by declaring anew.
             return;
         }
         if Instant::now() < next {

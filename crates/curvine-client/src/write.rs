@@ -32,6 +32,8 @@ pub(crate) struct Target {
     pub offset: u64,
     pub append: bool,
     pub kill_privileges: bool,
+    /// Which part of one call.
+    pub part: u64,
 }
 
 impl FileSystem {
@@ -60,7 +62,8 @@ impl FileSystem {
         let memory = tokio::time::timeout_at(deadline, memory).await.map_err(|_| busy())?.map_err(|_| busy())?;
         let touched = Touched::inode(handle.inode());
         let work = async move {
-            let written = core.write_all(&handle, Target { offset, append, kill_privileges }, data, deadline).await;
+            let written =
+                core.write_all(&handle, Target { offset, append, kill_privileges, part: 0 }, data, deadline).await;
             drop((slot, memory));
             written
         };
@@ -148,7 +151,8 @@ impl Core {
             let part = rest.split_to(rest.len().min(IO_MAX));
             let length = part.len() as u64;
             let offset = target.offset + done.map_or(0, |done| done.length);
-            match self.write_part(handle, Target { offset, ..target }, part, deadline).await {
+            let number = done.map_or(0, |done| done.length.div_ceil(IO_MAX as u64));
+            match self.write_part(handle, Target { offset, part: number, ..target }, part, deadline).await {
                 Ok(offset) => {
                     let so_far = done.unwrap_or(WriteDone { offset, length: 0 });
                     done = Some(WriteDone { length: so_far.length + length, ..so_far });
@@ -172,6 +176,7 @@ impl Core {
         let mut pause = Pause::new(deadline);
         let mut refused = None;
         let mut privileges_dropped = !target.kill_privileges;
+        let token = if target.append { self.append_token(target.part) } else { 0 };
         loop {
             handle.0.check_writable()?;
             let placed = file.layout(self, deadline).await?;
@@ -195,6 +200,8 @@ impl Core {
                 offset: target.offset,
                 append: target.append,
                 crcs: checksums(&data),
+                instance: self.instance,
+                token,
             };
             let body = Body::Bytes(data.clone());
             let written =
@@ -231,7 +238,7 @@ impl Core {
         data: Bytes,
         deadline: Instant,
     ) -> Result<u64> {
-        let Target { offset, append, kill_privileges } = target;
+        let Target { offset, append, kill_privileges, .. } = target;
         let inode = handle.inode();
         let write = WriteInline { inode, offset, data, append, kill_privileges };
         handle.count_inline_write();

@@ -212,6 +212,9 @@ section! {
         interrupt_grace: Span = secs(1);
         /// How long unmounting waits for what is in flight and for files that are still open.
         drain_timeout: Span = secs(10);
+        /// Highest minor version of the kernel's FUSE protocol that is spoken, to do without what newer kernels offer. 0: all that is
+        /// known.
+        abi_minor_max: CountOrZero = 0;
         /// How old the numbers of `df` may get.
         statfs_interval: Span = secs(5);
     }

@@ -41,6 +41,14 @@ impl Device {
         Ok(Self { fd })
     }
 
+    /// The kernel puts every request that was read and not answered in front of its queue again, marked with
+    /// [`UNIQUE_RESEND`](crate::kernel::UNIQUE_RESEND). Once, and only when whoever read them can no longer answer: otherwise
+    /// they are served twice. Waits for nothing.
+    pub fn resend(&self) -> Result<()> {
+        let header = OutHeader { len: size_of::<OutHeader>() as u32, error: notify::RESEND, unique: 0 };
+        self.send(&header, &[]).map(|_| ())
+    }
+
     /// One more descriptor of the same session, with its own queue of requests being served (`FUSE_DEV_IOC_CLONE`).
     pub fn clone_reader(&self) -> Result<Self> {
         let fresh = Self::open()?;
@@ -160,6 +168,13 @@ impl Device {
                     .with("code", header.error)),
             };
         }
+    }
+}
+
+/// A descriptor of `/dev/fuse` that somebody else opened.
+impl From<OwnedFd> for Device {
+    fn from(fd: OwnedFd) -> Self {
+        Self { fd }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct InitOptions {
     pub locks: bool,
     /// Let the kernel read and write local files by itself.
     pub passthrough: bool,
+    /// Highest minor version of the protocol that is spoken; what came later is done without.
+    pub minor_max: u32,
 }
 
 impl Default for InitOptions {
@@ -35,6 +37,7 @@ impl Default for InitOptions {
             congestion_threshold: 192,
             locks: true,
             passthrough: false,
+            minor_max: MINOR,
         }
     }
 }
@@ -61,6 +64,11 @@ impl Negotiated {
     pub fn has_inc_epoch(&self) -> bool {
         self.minor >= 44
     }
+
+    /// Whether the kernel sends requests again that a dead process had read (7.40).
+    pub fn has_resend(&self) -> bool {
+        self.minor >= 40 && self.flags & HAS_RESEND != 0
+    }
 }
 
 /// What is taken whenever it is offered.
@@ -86,6 +94,16 @@ const WANTED: u64 = ASYNC_READ
     // The target of a symlink never changes and its inode is never reused.
     | CACHE_SYMLINKS;
 
+/// Flags that came with a later version than this one.
+fn too_new(minor: u32) -> u64 {
+    let since = |version: u32, flag: u64| if minor < version { flag } else { 0 };
+    since(28, MAX_PAGES | CACHE_SYMLINKS)
+        | since(33, HANDLE_KILLPRIV_V2)
+        | since(36, INIT_EXT)
+        | since(39, DIRECT_IO_ALLOW_MMAP)
+        | since(40, PASSTHROUGH | HAS_RESEND)
+}
+
 /// Chooses the answer to INIT; `NotSupported` for a kernel below the floor.
 pub fn negotiate(request: &InitRequest, options: &InitOptions) -> Result<(InitOut, Negotiated)> {
     if request.major != MAJOR || request.minor < MINOR_FLOOR {
@@ -97,13 +115,14 @@ pub fn negotiate(request: &InitRequest, options: &InitOptions) -> Result<(InitOu
         .with("want", format!("{MAJOR}.{MINOR_FLOOR}")));
     }
     let locks = if options.locks { POSIX_LOCKS | FLOCK_LOCKS } else { 0 };
+    let minor = request.minor.min(MINOR).min(options.minor_max.max(MINOR_FLOOR));
     let passthrough = if options.passthrough { PASSTHROUGH } else { 0 };
-    let flags = request.flags & (WANTED | locks | passthrough);
+    let flags = request.flags & (WANTED | locks | passthrough) & !too_new(minor);
     // Without MAX_PAGES the kernel sends at most 32 pages.
     let max_write = if flags & MAX_PAGES != 0 { options.max_write } else { options.max_write.min(128 << 10) };
     let max_write = max_write.max(4096);
     let negotiated = Negotiated {
-        minor: request.minor.min(MINOR),
+        minor,
         flags,
         offered: request.flags,
         max_write,
@@ -154,6 +173,17 @@ mod tests {
         assert_eq!(agreed.flags, ASYNC_READ | BIG_WRITES);
         assert_eq!((out.max_write, out.max_pages), (128 << 10, 0));
         assert!(!agreed.has_inc_epoch());
+    }
+
+    #[test]
+    fn a_capped_version_does_without_what_came_later() {
+        let options = InitOptions { minor_max: 38, ..InitOptions::default() };
+        let (out, agreed) = negotiate(&offer(45, u64::MAX), &options).unwrap();
+        assert_eq!((out.minor, agreed.flags & (HAS_RESEND | DIRECT_IO_ALLOW_MMAP)), (38, 0));
+        assert!(!agreed.has_resend() && !agreed.has_inc_epoch());
+        let options = InitOptions { minor_max: 1, ..InitOptions::default() };
+        assert_eq!(negotiate(&offer(45, u64::MAX), &options).unwrap().0.minor, MINOR_FLOOR);
+        assert!(negotiate(&offer(45, u64::MAX), &InitOptions::default()).unwrap().1.has_resend());
     }
 
     #[test]

@@ -7,20 +7,24 @@ pub mod device;
 pub mod init;
 mod ioctl;
 pub mod kernel;
+pub mod link;
 pub mod mount;
 pub mod mountinfo;
 pub mod reply;
 pub mod request;
 pub mod session;
+pub mod shared;
 
 pub use connection::Connection;
 pub use device::{Device, ReadResult};
 pub use init::{InitOptions, Negotiated};
 pub use kernel::Opcode;
+pub use link::Link;
 pub use mount::{MountOptions, MountPoint};
 pub use reply::DirBuffer;
 pub use request::{Operation, Request, parse};
 pub use session::Session;
+pub use shared::SharedWords;
 
 // For those who turn replies into bytes.
 pub use zerocopy::{Immutable, IntoBytes};

@@ -66,6 +66,11 @@ pub struct MountPoint {
 }
 
 impl MountPoint {
+    /// That of a session which another process has mounted.
+    pub fn of(path: PathBuf, device_minor: u32) -> Self {
+        Self { path, minor: device_minor }
+    }
+
     /// The absolute path.
     pub fn path(&self) -> &Path {
         &self.path

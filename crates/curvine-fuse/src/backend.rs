@@ -12,7 +12,7 @@ use curvine_client::{
     OpenFlags, Seek, WriteDone,
 };
 use curvine_proto::{Attr, DataMode, FileKind, LockHolder, SetAttr, SetLock, StatFsReply};
-use curvine_types::{Cookie, Error, ErrorKind, InodeId, Name, Result, SessionId, WorkerId};
+use curvine_types::{Cookie, Error, ErrorKind, Generation, InodeId, Name, Result, SessionId, WorkerId};
 
 fn unsupported() -> Error {
     Error::new(ErrorKind::NotSupported, "this file system does not do that")
@@ -26,6 +26,14 @@ macro_rules! backend {
             type Handle: Clone + Send + Sync + 'static;
 
             fn mode(&self, handle: &Self::Handle) -> DataMode;
+            /// The session under which it was opened, and the generation of its content, for a successor of this process.
+            fn provenance(&self, _handle: &Self::Handle) -> (SessionId, Generation) {
+                (0, 0)
+            }
+            /// Nobody will ask again for the outcome of what a predecessor sent under this number.
+            fn abandon(&self, _: SessionId, _: u64, _: Option<SetLock>) -> impl Future<Output = ()> + Send {
+                std::future::ready(())
+            }
             /// Pages that the kernel has from an earlier open are still right.
             fn keep_cache(&self, handle: &Self::Handle) -> bool;
             /// Names the unbroken time in which nobody else could change the inode; `None`: others can.
@@ -148,6 +156,14 @@ macro_rules! backend {
 
             fn mode(&self, handle: &Handle) -> DataMode {
                 handle.mode()
+            }
+
+            fn provenance(&self, handle: &Handle) -> (SessionId, Generation) {
+                handle.origin()
+            }
+
+            async fn abandon(&self, session: SessionId, sequence: u64, lock: Option<SetLock>) {
+                FileSystem::abandon(self, session, sequence, lock).await
             }
 
             fn keep_cache(&self, handle: &Handle) -> bool {

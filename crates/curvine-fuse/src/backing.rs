@@ -1,6 +1,6 @@
 //! A local file that the kernel has: registered once, for as long as an inode is open with it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,10 +10,30 @@ use curvine_proto::{Attr, Time};
 use curvine_types::{Result, SessionId, WorkerId};
 use tracing::warn;
 
+/// Holds the descriptors of registered files for a successor of this process: the kernel counts them as openers, and sizes and times
+/// are asked from them.
+pub trait Keeper: Send + Sync {
+    /// Called before anybody opens anything with the registration.
+    fn keep(&self, id: i32, file: BorrowedFd<'_>);
+    /// The registration has ended.
+    fn forget(&self, id: i32);
+}
+
+/// A keeper, if there is one.
+#[derive(Clone, Default)]
+pub struct Kept(pub Option<Arc<dyn Keeper>>);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Kept").field(&self.0.is_some()).finish()
+    }
+}
+
 /// The registration ends when this is dropped, which is when nothing is open with it any more.
 #[derive(Debug)]
 pub struct Backing {
     device: Arc<Device>,
+    keeper: Kept,
     pub id: i32,
     /// Open for reading only: the kernel opens the file anew for each open of the inode, with the flags of that.
     pub file: OwnedFd,
@@ -26,11 +46,19 @@ pub struct Backing {
 
 impl Backing {
     /// Registers a file.
-    pub fn register(device: &Arc<Device>, local: LocalFile, written: bool) -> Result<Arc<Self>> {
+    pub fn register(device: &Arc<Device>, keeper: &Kept, local: LocalFile, written: bool) -> Result<Arc<Self>> {
+        let id = device.register_backing(&local.file)?;
+        if let Some(keeper) = &keeper.0 {
+            keeper.keep(id, local.file.as_fd());
+        }
+        Ok(Self::inherit(device, keeper, id, local, written))
+    }
+
+    /// One that a predecessor has registered, and that its keeper has.
+    pub fn inherit(device: &Arc<Device>, keeper: &Kept, id: i32, local: LocalFile, written: bool) -> Arc<Self> {
         let LocalFile { file, content, worker, session } = local;
-        let id = device.register_backing(&file)?;
-        let written = AtomicBool::new(written);
-        Ok(Arc::new(Self { device: device.clone(), id, file, content, worker, session, written }))
+        let (device, keeper, written) = (device.clone(), keeper.clone(), AtomicBool::new(written));
+        Arc::new(Self { device, keeper, id, file, content, worker, session, written })
     }
 
     /// Whether the kernel may have written to the file.
@@ -69,6 +97,9 @@ impl Drop for Backing {
     fn drop(&mut self) {
         if let Err(error) = self.device.unregister_backing(self.id) {
             warn!(%error, id = self.id, "a file stays registered until the end of the mount");
+        }
+        if let Some(keeper) = &self.keeper.0 {
+            keeper.forget(self.id);
         }
     }
 }

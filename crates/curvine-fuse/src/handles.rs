@@ -1,14 +1,17 @@
 //! What the kernel has open: its handle numbers and what they stand for.
 //!
-//! Always: a number is never used twice in one mount, so that a late request cannot meet another file.
+//! Always: a number is never used twice in one mount, so that a late request cannot meet another file; what is open is in the
+//! hand-over table before anybody learns its number.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use curvine_client::DirItem;
 use curvine_types::InodeId;
 use parking_lot::RwLock;
+
+use crate::handover::{HandleRecord, Table};
 
 /// An open file of the client, or a listing in progress.
 #[derive(Debug)]
@@ -51,20 +54,15 @@ const SHARDS: usize = 16;
 #[derive(Debug)]
 pub struct Handles<H> {
     limit: usize,
-    next: AtomicU64,
+    table: Arc<Table>,
     count: AtomicUsize,
     shards: [RwLock<HashMap<u64, Arc<Opened<H>>>>; SHARDS],
 }
 
 impl<H> Handles<H> {
-    /// At most `limit` at once.
-    pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            next: AtomicU64::new(1),
-            count: AtomicUsize::new(0),
-            shards: std::array::from_fn(|_| RwLock::default()),
-        }
+    /// At most `limit` at once, recorded in `table`.
+    pub fn new(limit: usize, table: Arc<Table>) -> Self {
+        Self { limit, table, count: AtomicUsize::new(0), shards: std::array::from_fn(|_| RwLock::default()) }
     }
 
     fn shard(&self, fh: u64) -> &RwLock<HashMap<u64, Arc<Opened<H>>>> {
@@ -76,12 +74,17 @@ impl<H> Handles<H> {
         self.len() < self.limit
     }
 
-    /// Gives a number to what was opened.
-    pub fn insert(&self, opened: Opened<H>) -> u64 {
-        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+    /// Gives a number to what was opened; gives it back if there is no room.
+    pub fn insert(&self, opened: Opened<H>, record: &HandleRecord) -> Result<u64, Opened<H>> {
+        let Some(fh) = self.table.open_handle(record) else { return Err(opened) };
+        self.restore(fh, opened);
+        Ok(fh)
+    }
+
+    /// What a predecessor had open under this number.
+    pub fn restore(&self, fh: u64, opened: Opened<H>) {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.shard(fh).write().insert(fh, Arc::new(opened));
-        fh
     }
 
     /// What the number stands for.
@@ -93,6 +96,7 @@ impl<H> Handles<H> {
     pub fn remove(&self, fh: u64) -> Option<Arc<Opened<H>>> {
         let removed = self.shard(fh).write().remove(&fh);
         if removed.is_some() {
+            self.table.close_handle(fh);
             self.count.fetch_sub(1, Ordering::Relaxed);
         }
         removed
@@ -100,10 +104,10 @@ impl<H> Handles<H> {
 
     /// Takes all out, at the end.
     pub fn drain(&self) -> Vec<Arc<Opened<H>>> {
-        let all: Vec<_> =
-            self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.write()).into_values()).collect();
+        let all: Vec<_> = self.shards.iter().flat_map(|shard| std::mem::take(&mut *shard.write())).collect();
         self.count.fetch_sub(all.len(), Ordering::Relaxed);
-        all
+        all.iter().for_each(|(fh, _)| self.table.close_handle(*fh));
+        all.into_iter().map(|(_, opened)| opened).collect()
     }
 
     /// How many are open.
@@ -118,14 +122,18 @@ mod tests {
 
     #[test]
     fn numbers_are_never_used_again() {
-        let handles: Handles<u8> = Handles::new(2);
-        let first = handles.insert(Opened::File { inode: 5, handle: 1 });
-        let second = handles.insert(Opened::Directory(Default::default()));
+        let table = Arc::new(Table::create(crate::handover::Limits { handles: 2, requests: 1, notes: 1 }).unwrap());
+        let handles: Handles<u8> = Handles::new(2, table.clone());
+        let record = HandleRecord { inode: 5, kind: crate::handover::Kind::Directory };
+        let insert = |opened| handles.insert(opened, &record).unwrap();
+        let first = insert(Opened::File { inode: 5, handle: 1 });
+        let second = insert(Opened::Directory(Default::default()));
         assert!(!handles.has_room());
+        assert!(handles.insert(Opened::File { inode: 6, handle: 1 }, &record).is_err());
         assert!(matches!(&*handles.get(first).unwrap(), Opened::File { inode: 5, handle: 1 }));
         assert!(handles.remove(first).is_some() && handles.remove(first).is_none());
-        let third = handles.insert(Opened::File { inode: 5, handle: 1 });
+        let third = insert(Opened::File { inode: 5, handle: 1 });
         assert!(third != first && third != second && handles.get(first).is_none());
-        assert_eq!((handles.drain().len(), handles.len()), (2, 0));
+        assert_eq!((handles.drain().len(), handles.len(), table.used().0), (2, 0, 0));
     }
 }

@@ -75,6 +75,11 @@ impl Waiting {
 
 /// Requests that only look, and waits for a lock: dropping them changes nothing.
 fn may_be_given_up(opcode: Opcode) -> bool {
+    opcode == Opcode::Setlkw || only_looks(opcode)
+}
+
+/// Requests that may be served twice.
+pub fn only_looks(opcode: Opcode) -> bool {
     use Opcode::*;
     matches!(
         opcode,
@@ -89,7 +94,6 @@ fn may_be_given_up(opcode: Opcode) -> bool {
             | Getxattr
             | Listxattr
             | Getlk
-            | Setlkw
             | Lseek
     )
 }

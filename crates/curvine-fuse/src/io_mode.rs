@@ -25,6 +25,20 @@ pub enum IoMode {
 }
 
 impl IoMode {
+    /// Its number in the hand-over table.
+    pub fn code(self) -> u8 {
+        match self {
+            IoMode::Cached => 1,
+            IoMode::Direct => 2,
+            IoMode::Passthrough => 3,
+        }
+    }
+
+    /// The mode of a number.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [IoMode::Cached, IoMode::Direct, IoMode::Passthrough].into_iter().find(|mode| mode.code() == code)
+    }
+
     /// What suits a file of this data mode.
     pub fn suited(mode: DataMode) -> Self {
         match mode {
@@ -119,6 +133,13 @@ impl IoModes {
         if let Some(open) = self.shard(inode).lock().get_mut(&inode) {
             open.made_in = Some(parent);
         }
+    }
+
+    /// Counts an open of a predecessor, which was open in this way.
+    pub fn rejoin(&self, inode: InodeId, way: Way) {
+        let mut shard = self.shard(inode).lock();
+        let fresh = || OpenInode { way, opens: 0, made_in: None };
+        shard.entry(inode).or_insert_with(fresh).opens += 1;
     }
 
     /// Counts a close; what is left if it was the last one.

@@ -11,6 +11,7 @@ mod convert;
 mod events;
 mod gate;
 mod handles;
+pub mod handover;
 mod interrupt;
 mod io_mode;
 mod lock_owners;
@@ -22,6 +23,8 @@ mod orphans;
 mod pages;
 mod passthrough;
 mod server;
+mod stage;
+pub mod supervisor;
 
 pub use backend::Backend;
 pub use events::KernelEvents;

@@ -4,11 +4,14 @@
 //! Always: a lock is noted before it is asked for, so that whatever becomes of the request the close drops it.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use curvine_types::InodeId;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::handover::{LockNote, Table};
 
 #[derive(Debug, Default)]
 struct Held {
@@ -19,8 +22,12 @@ struct Held {
 }
 
 /// The notes of one mount: at most one for each handle and owner.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct LockOwners {
+    /// Where a successor finds the notes.
+    journal: Arc<Table>,
+    /// Their places there: until the locks are certainly gone, which is later than they are noted here.
+    places: Mutex<HashMap<LockNote, u32>>,
     table: Mutex<HashMap<InodeId, Held>>,
     /// Entries of the table, so that closes of files without locks need no lock.
     inodes: AtomicUsize,
@@ -35,10 +42,59 @@ pub struct Releasing<'a> {
 }
 
 impl LockOwners {
+    /// With the notes of a predecessor, if there was one.
+    pub fn new(journal: Arc<Table>) -> Self {
+        let mut table: HashMap<InodeId, Held> = HashMap::new();
+        let mut places = HashMap::new();
+        for (place, note) in journal.take_notes() {
+            table.entry(note.inode).or_default().notes.insert((note.fh, note.owner));
+            places.insert(note, place);
+        }
+        let inodes = AtomicUsize::new(table.len());
+        Self { journal, places: Mutex::new(places), table: Mutex::new(table), inodes, released: Notify::new() }
+    }
+
+    /// The locks of an owner, or through a handle, are gone, or nobody knows of any: a successor need not drop them.
+    pub fn gone(&self, inode: InodeId, fh: Option<u64>, owner: Option<u64>) {
+        if self.places.lock().is_empty() {
+            return;
+        }
+        let table = self.table.lock();
+        let noted = |note: &LockNote| table.get(&inode).is_some_and(|held| held.notes.contains(&(note.fh, note.owner)));
+        self.places.lock().retain(|note, place| {
+            let meant = note.inode == inode
+                && fh.is_none_or(|fh| fh == note.fh)
+                && owner.is_none_or(|owner| owner == note.owner);
+            // It may have been noted again meanwhile.
+            let goes = meant && !noted(note);
+            if goes {
+                self.journal.drop_note(*place);
+            }
+            !goes
+        });
+    }
+
+    /// Before the lock is asked for.
+    fn record(&self, note: LockNote) {
+        let mut places = self.places.lock();
+        if places.contains_key(&note) {
+            return;
+        }
+        match self.journal.add_note(&note) {
+            Some(place) => {
+                places.insert(note, place);
+            }
+            None => {
+                tracing::warn!("too many owners of locks; should this process die now, a lock may be kept too long")
+            }
+        }
+    }
+
     /// The owner is about to lock something through the handle.
     pub fn note(&self, inode: InodeId, fh: u64, owner: u64) {
         let mut table = self.table.lock();
         table.entry(inode).or_default().notes.insert((fh, owner));
+        self.record(LockNote { inode, fh, owner });
         self.inodes.store(table.len(), Ordering::Release);
     }
 
@@ -127,10 +183,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::handover::Limits;
+
+    fn owners() -> LockOwners {
+        LockOwners::new(Arc::new(Table::create(Limits { handles: 1, requests: 1, notes: 100 }).unwrap()))
+    }
 
     #[test]
     fn a_release_drops_what_was_locked_through_its_handle_and_was_not_closed_before() {
-        let owners = LockOwners::default();
+        let owners = owners();
         owners.note(7, 1, 100);
         owners.note(7, 2, 100);
         owners.note(7, 2, 200);
@@ -147,7 +208,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_finds_a_lock_waits_for_the_release_that_drops_it() {
-        let owners = LockOwners::default();
+        let owners = owners();
         assert!(!owners.released(7).await);
         owners.note(7, 1, 100);
         assert!(!owners.released(7).await);

@@ -2,35 +2,27 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use curvine_client::FileSystem;
-use curvine_fuse_abi::{Connection, Device, InitOptions, MountOptions, MountPoint, Session};
+use curvine_fuse_abi::{Connection, InitOptions, MountOptions, MountPoint, Session};
 use curvine_types::{Error, ErrorKind, ROOT_INODE, Result};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::backend::Backend;
-use crate::buffers::Buffers;
-use crate::events::{Kernel, KernelEvents};
-use crate::gate::Gate;
-use crate::handles::Handles;
-use crate::interrupt::Interrupts;
-use crate::io_mode::IoModes;
-use crate::lock_owners::LockOwners;
-use crate::memory::Memory;
+use crate::backing::Kept;
+use crate::events::KernelEvents;
+use crate::handover::Table;
 use crate::options::FuseOptions;
-use crate::pages::Pages;
-use crate::passthrough::Passthrough;
 use crate::server::Server;
+use crate::stage::{Inheritance, Mounted, Stage, readers_of, table_limits};
 
 /// How long the cluster may take to say what a subtree's root is, when the mount starts.
 const ROOT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Unused read buffers that are kept.
-const SPARE_BUFFERS: usize = 16;
 /// How often unmounting looks whether the mount is still in use.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How long a cluster that refused to answer is left alone.
@@ -64,6 +56,9 @@ pub struct Gauges {
     pub passthrough_refused: Vec<(&'static str, u64)>,
     /// Why there is no passthrough at all.
     pub passthrough_off: Option<&'static str>,
+    /// In the hand-over table.
+    pub recorded_handles: u64,
+    pub recorded_requests: u64,
 }
 
 impl Gauges {
@@ -75,23 +70,25 @@ impl Gauges {
 
 /// A mount that is being served. Dropping it unmounts without waiting.
 pub struct Mount {
-    mount_point: MountPoint,
-    connection: Connection,
-    drain_timeout: Duration,
-    events: Arc<KernelEvents>,
-    served: Arc<dyn Served>,
-    readers: Mutex<Vec<JoinHandle<()>>>,
-    ended: watch::Receiver<bool>,
-    refresher: tokio::task::JoinHandle<()>,
+    pub(crate) mount_point: MountPoint,
+    pub(crate) connection: Connection,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) events: Arc<KernelEvents>,
+    pub(crate) served: Arc<dyn Served>,
+    pub(crate) readers: Mutex<Vec<JoinHandle<()>>>,
+    pub(crate) ended: watch::Receiver<bool>,
+    pub(crate) refresher: tokio::task::JoinHandle<()>,
 }
 
 /// The server without its type.
-trait Served: Send + Sync {
+pub(crate) trait Served: Send + Sync {
     fn gauges(&self) -> Gauges;
     /// Lets throttled readers go on, so that they see the end.
     fn stop_throttling(&self);
     /// Releases all that the kernel had open. Returns how many that were.
     fn release_all(&self) -> usize;
+    /// Readers read no more.
+    fn park(&self);
 }
 
 impl<B: Backend> Served for Server<B> {
@@ -113,12 +110,18 @@ impl<B: Backend> Served for Server<B> {
             passthrough_opens: self.passthrough.taken(),
             passthrough_refused: self.passthrough.refused(),
             passthrough_off: self.passthrough.off(),
+            recorded_handles: self.table.used().0,
+            recorded_requests: self.table.used().1,
             ..Gauges::default()
         }
     }
 
     fn stop_throttling(&self) {
         self.gate.close();
+    }
+
+    fn park(&self) {
+        self.parked.store(true, Ordering::Release);
     }
 
     fn release_all(&self) -> usize {
@@ -152,51 +155,14 @@ impl Mount {
         let Session { device, negotiated, mount_point, connection } = session;
         // From here on a failure must not leave a mount behind that nobody serves.
         let mut guard = Unmount { mount_point: mount_point.clone(), armed: true };
-        if let Err(error) = connection.set_read_ahead(options.read_ahead) {
-            warn!(%error, "the kernel reads ahead less than it should");
-        }
-        let device = Arc::new(device);
-        let passthrough = Passthrough::new(&device, &negotiated, &options);
-        let modes = Arc::new(IoModes::default());
-        let pages =
-            Arc::new(Pages::start(device.clone(), options.invalidations_in_flight, options.invalidate_timeout)?);
-        let server = Arc::new(Server {
-            backend,
-            root,
-            max_ttl: options.max_ttl,
-            cache_names: negotiated.has_inc_epoch(),
-            root_timeout: options.root_timeout,
-            handles: Handles::new(options.open_files),
-            modes: modes.clone(),
-            passthrough,
-            locks: LockOwners::default(),
-            pages: pages.clone(),
-            memory: Memory::new(root),
-            interrupts: Interrupts::new(options.interrupt_grace),
-            gate: Gate::new(options.requests_in_flight, options.request_bytes, options.threads.max(1)),
-            buffers: Buffers::new(Device::buffer_size(negotiated.max_write), SPARE_BUFFERS),
-            served: AtomicU64::new(0),
-        });
-        let kernel = Kernel { device: device.clone(), modes, pages, has_epoch: negotiated.has_inc_epoch(), root };
-        if !events.bind(kernel) {
-            return Err(Error::new(ErrorKind::Internal, "kernel events serve one mount only"));
-        }
-        // What is remembered is known before the first question, if the cluster answers.
-        server.memory.refresh(&server.backend, root, options.root_timeout).await;
-        let refresher = tokio::spawn(refresh(server.clone(), options.statfs_interval, options.root_timeout));
-        let (readers, ended) = start_readers(&server, &device, &options)?;
+        let table = Arc::new(Table::create(table_limits(&options))?);
+        table.set_root(root);
+        let devices = readers_of(device, &connection, &options)?;
+        let stage =
+            Stage::new(&options, Mounted { devices, negotiated, mount_point }, table, &events, Kept::default())?;
+        let mount = stage.serve(options, backend, Inheritance::default(), events).await?;
         guard.armed = false;
-        info!(path = %mount_point.path().display(), threads = readers.len(), epoch = negotiated.has_inc_epoch(), "serving");
-        Ok(Mount {
-            mount_point,
-            connection,
-            drain_timeout: options.drain_timeout,
-            events,
-            served: server,
-            readers: Mutex::new(readers),
-            ended,
-            refresher,
-        })
+        Ok(mount)
     }
 
     /// Until the mount has ended: by `unmount`, or because somebody else unmounted it.
@@ -242,6 +208,18 @@ impl Mount {
         let released = self.served.release_all();
         info!(path = %self.path().display(), released, "unmounted");
         Ok(())
+    }
+
+    /// Stops reading requests and waits for those in flight, up to `limit`. What is left is for a successor: this process must end
+    /// without unmounting and without a word to the master. True if nothing is left in flight.
+    pub async fn hand_over(&self, limit: Duration) -> bool {
+        self.served.park();
+        let idle = async {
+            while self.served.gauges().requests_in_flight > 0 {
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+        };
+        tokio::time::timeout(limit, idle).await.is_ok()
     }
 
     /// Until nothing is open and nothing in flight. Somebody's working directory may still hold the mount.
@@ -292,7 +270,7 @@ impl Drop for Unmount {
 }
 
 /// The inode that becomes the root of the mount.
-async fn subtree<B: Backend>(backend: &B, fs_path: &str) -> Result<u64> {
+pub(crate) async fn subtree<B: Backend>(backend: &B, fs_path: &str) -> Result<u64> {
     let names: PathBuf = Path::new(fs_path).components().collect();
     if names == Path::new("/") || names == Path::new("") {
         return Ok(ROOT_INODE);
@@ -306,7 +284,7 @@ async fn subtree<B: Backend>(backend: &B, fs_path: &str) -> Result<u64> {
     Ok(entry.attr.inode)
 }
 
-fn mount_options(options: &FuseOptions) -> MountOptions {
+pub(crate) fn mount_options(options: &FuseOptions) -> MountOptions {
     MountOptions {
         allow_other: options.allow_other,
         default_permissions: true,
@@ -318,7 +296,7 @@ fn mount_options(options: &FuseOptions) -> MountOptions {
     }
 }
 
-fn init_options(options: &FuseOptions) -> InitOptions {
+pub(crate) fn init_options(options: &FuseOptions) -> InitOptions {
     InitOptions {
         max_write: options.max_write,
         max_readahead: u32::try_from(options.read_ahead).unwrap_or(u32::MAX),
@@ -326,11 +304,12 @@ fn init_options(options: &FuseOptions) -> InitOptions {
         congestion_threshold: options.congestion_threshold,
         locks: true,
         passthrough: options.passthrough,
+        minor_max: options.abi_minor_max,
     }
 }
 
 /// Keeps what is answered from memory up to date, until it is aborted.
-async fn refresh<B: Backend>(server: Arc<Server<B>>, interval: Duration, patience: Duration) {
+pub(crate) async fn refresh<B: Backend>(server: Arc<Server<B>>, interval: Duration, patience: Duration) {
     let mut ticks = tokio::time::interval(interval.max(Duration::from_millis(100)));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -344,30 +323,4 @@ async fn refresh<B: Backend>(server: Arc<Server<B>>, interval: Duration, patienc
             tokio::time::sleep(REFRESH_PAUSE).await;
         }
     }
-}
-
-type Readers = (Vec<JoinHandle<()>>, watch::Receiver<bool>);
-
-/// Starts the readers. The watch turns true when the last one has ended.
-fn start_readers<B: Backend>(server: &Arc<Server<B>>, device: &Arc<Device>, options: &FuseOptions) -> Result<Readers> {
-    let count = options.threads.max(1);
-    let (sender, ended) = watch::channel(false);
-    let (sender, left) = (Arc::new(sender), Arc::new(AtomicUsize::new(count)));
-    let runtime = tokio::runtime::Handle::current();
-    let mut readers = Vec::with_capacity(count);
-    for number in 0..count {
-        let device = if number > 0 && options.clone_fd { Arc::new(device.clone_reader()?) } else { device.clone() };
-        let (server, sender, left, runtime) = (server.clone(), sender.clone(), left.clone(), runtime.clone());
-        let reader = std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || {
-            let _runtime = runtime.enter();
-            if let Err(error) = server.read_requests(&device) {
-                warn!(%error, "a reader of the mount gives up");
-            }
-            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
-                let _ = sender.send(true);
-            }
-        });
-        readers.push(reader.map_err(|error| Error::from_io(error, "cannot start a thread that reads requests"))?);
-    }
-    Ok((readers, ended))
 }

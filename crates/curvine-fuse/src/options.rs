@@ -47,6 +47,8 @@ pub struct FuseOptions {
     pub root_timeout: Duration,
     /// How long a recall waits for the kernel to drop pages that are being read or written just now.
     pub invalidate_timeout: Duration,
+    /// Highest minor version of the kernel's protocol that is spoken.
+    pub abi_minor_max: u32,
     /// Page invalidations that wait for the kernel at once.
     pub invalidations_in_flight: usize,
     /// Let the kernel read and write local files by itself.
@@ -89,6 +91,7 @@ impl Default for FuseOptions {
             statfs_interval: Duration::from_secs(5),
             root_timeout: Duration::from_secs(1),
             invalidate_timeout: Duration::from_secs(2),
+            abi_minor_max: curvine_fuse_abi::kernel::MINOR,
             invalidations_in_flight: 1024,
             passthrough: true,
             passthrough_min_size: 128 << 10,
@@ -129,6 +132,10 @@ impl From<&FuseConf> for FuseOptions {
                 "always" => PassthroughWrites::Always,
                 "never" => PassthroughWrites::Never,
                 _ => PassthroughWrites::Auto,
+            },
+            abi_minor_max: match conf.abi_minor_max {
+                0 => default.abi_minor_max,
+                minor => u32::try_from(minor).unwrap_or(u32::MAX),
             },
             ..default
         };

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use rustix::fs::MemfdFlags;
 use tracing::{info, warn};
 
+use crate::backing::Kept;
 use crate::options::{FuseOptions, PassthroughWrites};
 
 /// A new file that became so large makes the next one of its directory be placed when it is made.
@@ -22,6 +23,7 @@ const DIRECTORIES: usize = 4096;
 #[derive(Debug)]
 pub struct Passthrough {
     pub device: Arc<Device>,
+    pub keeper: Kept,
     /// Why it is off altogether.
     off: Option<&'static str>,
     pub min_size: u64,
@@ -34,7 +36,7 @@ pub struct Passthrough {
 
 impl Passthrough {
     /// Finds out by trying; the mount is there and nobody is served yet.
-    pub fn new(device: &Arc<Device>, negotiated: &Negotiated, options: &FuseOptions) -> Self {
+    pub fn new(device: &Arc<Device>, negotiated: &Negotiated, options: &FuseOptions, keeper: Kept) -> Self {
         let off = if !options.passthrough {
             Some("it is switched off by [fuse] passthrough or --no-passthrough")
         } else if !negotiated.has_passthrough() {
@@ -48,6 +50,7 @@ impl Passthrough {
         }
         Self {
             device: device.clone(),
+            keeper,
             off,
             min_size: options.passthrough_min_size,
             writes: options.passthrough_writes,

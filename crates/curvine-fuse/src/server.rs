@@ -3,20 +3,23 @@
 //! Always: each request that wants an answer gets exactly one; a reader never waits for a request, only for room at the
 //! gate, and one reader never does.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID};
+use curvine_client::on_behalf;
+use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID, UNIQUE_RESEND};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
 use curvine_proto::Attr;
 use curvine_types::{Error, ErrorKind, InodeId, Result};
+use parking_lot::Mutex;
 use tracing::{debug, error, warn};
 
 use crate::answer::{Answer, Failure, Outcome};
@@ -25,7 +28,8 @@ use crate::buffers::Buffers;
 use crate::convert;
 use crate::gate::{Gate, Permit};
 use crate::handles::Handles;
-use crate::interrupt::{Interrupts, Waiting};
+use crate::handover::{RequestOrigin, RequestRecord, Table};
+use crate::interrupt::{Interrupts, Waiting, only_looks};
 use crate::io_mode::IoModes;
 use crate::lock_owners::LockOwners;
 use crate::memory::Memory;
@@ -53,6 +57,12 @@ pub(crate) struct Server<B: Backend> {
     pub gate: Arc<Gate>,
     pub buffers: Arc<Buffers>,
     pub served: AtomicU64,
+    /// What a successor needs.
+    pub table: Arc<Table>,
+    /// Requests that a predecessor was serving, until the kernel has sent them again.
+    pub inherited: Mutex<HashMap<u64, RequestRecord>>,
+    /// No more requests are read: a successor takes over.
+    pub parked: AtomicBool,
 }
 
 impl<B: Backend> Server<B> {
@@ -92,6 +102,11 @@ impl<B: Backend> Server<B> {
     pub fn read_requests(self: &Arc<Self>, device: &Arc<Device>) -> Result<()> {
         let mut buffer = self.buffers.take();
         loop {
+            if self.parked.load(Ordering::Acquire) {
+                // The kernel keeps what is not read, and this process ends soon.
+                std::thread::park();
+                continue;
+            }
             self.gate.throttle();
             match device.read(&mut buffer)? {
                 ReadResult::Request => self.serve(device, &mut buffer),
@@ -99,6 +114,43 @@ impl<B: Backend> Server<B> {
                 ReadResult::Ended => return Ok(()),
             }
             buffer.clear();
+        }
+    }
+
+    /// Serves what the kernel sends again after the death of a predecessor: those stand at the head of its queue. Returns those that
+    /// it does not send again, because they were answered or given up.
+    pub fn resume_requests(self: &Arc<Self>, device: &Arc<Device>) -> Result<Vec<RequestRecord>> {
+        let mut buffer = self.buffers.take();
+        while device.wait_readable(Duration::ZERO)? {
+            buffer.clear();
+            match device.read(&mut buffer)? {
+                ReadResult::Request => {}
+                ReadResult::Again => continue,
+                ReadResult::Ended => break,
+            }
+            let header = request::header(&buffer).ok();
+            let opcode = header.and_then(|header| Opcode::from_number(header.opcode));
+            self.serve(device, &mut buffer);
+            // Those without an answer come in between.
+            let aside = matches!(opcode, Some(Opcode::Interrupt | Opcode::Forget | Opcode::BatchForget));
+            if !aside && header.is_some_and(|header| header.unique & UNIQUE_RESEND == 0) {
+                break;
+            }
+        }
+        Ok(self.inherited.lock().drain().map(|(_, record)| record).collect())
+    }
+
+    /// On whose behalf a request changes something; one that changes nothing may be served twice.
+    fn origin(&self, header: &InHeader, opcode: Opcode) -> Option<Arc<RequestOrigin>> {
+        let unique = header.unique & !UNIQUE_RESEND;
+        let earlier = match header.unique == unique {
+            true => None,
+            false => self.inherited.lock().remove(&unique),
+        };
+        match earlier {
+            Some(record) => Some(RequestOrigin::resumed(&self.table, record)),
+            None if only_looks(opcode) => None,
+            None => Some(RequestOrigin::new(&self.table, unique, header.opcode)),
         }
     }
 
@@ -130,21 +182,29 @@ impl<B: Backend> Server<B> {
         // An opcode that is not known does not wait; were it to, it would be left to end by itself.
         let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
         let in_order = orphans::changes(opcode) && !self.interrupts.orphans.is_clear(nodes);
+        let origin = self.origin(&header, opcode);
+        let behalf = origin.clone();
         let mut future = Box::pin(async move {
             if in_order {
                 server.interrupts.orphans.clear(nodes).await;
             }
-            ops::run(&*server, request).await
+            match behalf {
+                Some(origin) => on_behalf(origin, ops::run(&*server, request)).await,
+                None => ops::run(&*server, request).await,
+            }
         });
         // What the caches can answer is answered here and now, and what waits has sent its own request by then.
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
-            Ok(Poll::Ready(outcome)) => self.send(device, &header, outcome),
+            Ok(Poll::Ready(outcome)) => {
+                self.send(device, &header, outcome);
+                origin.iter().for_each(|origin| origin.end());
+            }
             Ok(Poll::Pending) => {
                 let waiting = Waiting::new(device.clone(), header.unique, opcode, header.pid, nodes);
                 self.interrupts.register(&waiting);
                 let (server, device) = (self.clone(), device.clone());
-                spawn(InFlight { server, device, header, waiting, _permit: permit }, future);
+                spawn(InFlight { server, device, header, waiting, origin, _permit: permit }, future);
             }
             Err(_) => {
                 error!(opcode = header.opcode, "serving a request panicked");
@@ -191,6 +251,8 @@ struct InFlight<B: Backend> {
     device: Arc<Device>,
     header: InHeader,
     waiting: Arc<Waiting>,
+    /// Recorded until it is answered.
+    origin: Option<Arc<RequestOrigin>>,
     _permit: Permit,
 }
 
@@ -212,6 +274,7 @@ impl<B: Backend> Drop for InFlight<B> {
             let lost = Error::new(ErrorKind::Internal, "a request ended without an answer");
             self.server.send(&self.device, &self.header, Err(lost.into()));
         }
+        self.origin.iter().for_each(|origin| origin.end());
     }
 }
 

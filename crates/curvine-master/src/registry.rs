@@ -62,9 +62,13 @@ impl Leader {
     pub(crate) async fn declare(self: Arc<Self>, request: DeclareRequest, peer: Peer, deadline: Instant) -> Result<()> {
         let session = request.session;
         self.sessions.heard(session, &peer)?;
-        self.coherence.drop_all_leases(session);
+        // Leases are soft: only the leader that granted them can go on recalling them.
+        let keeps = request.keep_leases && request.incarnation == self.incarnation;
+        if !keeps {
+            self.coherence.drop_all_leases(session);
+        }
         self.coherence.declare(session, &request.opens);
-        self.sessions.declared(session);
+        self.sessions.declared(session, !keeps);
         let orphans = self.replica.state().read().0.orphans_of(session);
         for inode in orphans {
             self.drop_orphan(session, inode).await;

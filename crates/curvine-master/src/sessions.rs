@@ -101,11 +101,11 @@ impl Sessions {
         self.inner.lock().get(&session).is_some_and(|soft| soft.declared)
     }
 
-    /// The session has given up its leases and said what it has open.
-    pub fn declared(&self, session: SessionId) {
+    /// The session has said what it has open and, if it `renounced` them, given up its leases.
+    pub fn declared(&self, session: SessionId, renounced: bool) {
         if let Some(soft) = self.inner.lock().get_mut(&session) {
             soft.declared = true;
-            soft.renounced += 1;
+            soft.renounced += u64::from(renounced);
         }
         self.moved.notify_waiters();
     }

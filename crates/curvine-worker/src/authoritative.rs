@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use curvine_blockstore::{BlockStore, ContentKey, CopyFrom, CopyTo, Fallocate, WriteAt};
+use curvine_blockstore::{BlockStore, ContentKey, CopyFrom, CopyTo, Fallocate, WriteAt, Writer};
 use curvine_proto::{
     ContentMapReply, CopyRangeReply, CopyRangeRequest, DeleteContentRequest, FallocateRequest, LiveAttrReply,
     OpenContentRequest, PlaceRequest, ReadRequest, SealRequest, SeekReply, SeekRequest, SetMtimeRequest,
@@ -89,9 +89,11 @@ pub(crate) async fn write(
     }
     let store = engine.store.clone();
     let stats = engine.stats.clone();
+    let WriteRequest { session, instance, token, .. } = request;
+    let writer = (instance != 0).then_some(Writer { session, instance, token });
     let work = move || {
         let at = if request.append { WriteAt::Append } else { WriteAt::At(request.offset) };
-        let written = store.write(key, version, request.epoch, at, &data, &request.crcs)?;
+        let written = store.write_by(writer, key, version, request.epoch, at, &data, &request.crcs)?;
         Stats::add(&stats.bytes_written, data.len() as u64);
         Ok(WriteReply { offset: written.offset, attr: Some(live_attr(written.attr)) })
     };

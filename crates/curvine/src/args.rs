@@ -83,6 +83,9 @@ pub enum CurvineCommand {
     },
     #[command(flatten)]
     Tool(ToolCommand),
+    /// The process that serves a mount; its supervisor starts it
+    #[command(hide = true)]
+    ServeMount,
     /// Print the version
     Version,
     /// Print a completion script for a shell
@@ -216,6 +219,12 @@ pub struct MountArgs {
     /// Serve all reads and writes here, as on kernels before 6.9, instead of letting the kernel use local files by itself
     #[arg(long)]
     pub no_passthrough: bool,
+    /// Replace the running mount at --mnt-path by this version of the program; whoever uses it notices a pause and nothing else
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Go on as the supervisor that another version was; it does so by itself
+    #[arg(long, hide = true, conflicts_with = "upgrade")]
+    pub resume: bool,
 }
 
 /// `curvine mount` under its own name.

@@ -55,6 +55,7 @@ fn run_curvine(common: &Common, target: args::Target, command: CurvineCommand) -
         CurvineCommand::Master => wait_for(roles::master::run(common)),
         CurvineCommand::Worker => wait_for(roles::worker::run(common)),
         CurvineCommand::Mount(mount) => wait_for(roles::mount::run(common, mount)),
+        CurvineCommand::ServeMount => wait_for(roles::mount::serve(common)),
         CurvineCommand::Standalone(standalone) => wait_for(roles::standalone::run(common, standalone)),
         CurvineCommand::Fluid { command } => block_on(roles::fluid::run(common, command)),
         CurvineCommand::Config { command } => reference::run(common, command),

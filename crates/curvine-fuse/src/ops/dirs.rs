@@ -11,6 +11,7 @@ use crate::answer::{Answer, Failure, Outcome};
 use crate::backend::Backend;
 use crate::convert;
 use crate::handles::{Listing, Opened};
+use crate::handover::{HandleRecord, Kind};
 
 /// Entries that are asked for at once.
 const PAGE: u32 = 1000;
@@ -23,7 +24,9 @@ impl<B: Backend> Call<'_, B> {
         if !self.server.handles.has_room() {
             return Err(Failure::Errno(libc::ENFILE));
         }
-        let fh = self.server.handles.insert(Opened::Directory(Default::default()));
+        let record = HandleRecord { inode: self.inode, kind: Kind::Directory };
+        let opened = self.server.handles.insert(Opened::Directory(Default::default()), &record);
+        let fh = opened.map_err(|_| Failure::Errno(libc::ENFILE))?;
         Ok(Answer::Opened { fh, value: OpenOut { fh, ..OpenOut::default() }.as_bytes().to_vec() })
     }
 

@@ -3,7 +3,6 @@
 //! Always: an inode is joined to its I/O mode before its OPEN is answered, and whether cached pages are still right is asked
 //! only then, so that a recall in between either finds the open or is found.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +21,7 @@ use crate::answer::{Answer, Failure, Outcome};
 use crate::backend::Backend;
 use crate::convert;
 use crate::handles::Opened;
+use crate::handover::{HandleRecord, Kind};
 use crate::io_mode::IoMode;
 
 /// What `open(2)` was given, as the client wants it.
@@ -96,7 +96,9 @@ impl<B: Backend> Call<'_, B> {
     ) -> Result<(u64, OpenOut), Failure> {
         let server = self.server;
         // From here to the table of handles nothing may be awaited: a count without a handle would stay.
-        let (open_flags, backing_id) = match self.take_way(inode, &handle, wanted, new_in).await? {
+        let taken = self.take_way(inode, &handle, wanted, new_in).await?;
+        let way = taken.recorded();
+        let (open_flags, backing_id) = match taken {
             Taken::Passthrough { backing, through_us } => {
                 let direct = if through_us { fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES } else { 0 };
                 (fopen::PASSTHROUGH | direct, backing.id)
@@ -114,8 +116,15 @@ impl<B: Backend> Call<'_, B> {
         // Attributes of a LOOKUP that a recall overtook: the kernel did not know the node then, and a lease that is held now
         // says nothing about them.
         server.pages.void_attributes(server.node(inode));
-        let fh = server.handles.insert(Opened::File { inode, handle });
-        Ok((fh, OpenOut { fh, open_flags, backing_id }))
+        let (session, generation) = server.backend.provenance(&handle);
+        let kind = Kind::File { flags: wanted, session, generation, way };
+        match server.handles.insert(Opened::File { inode, handle }, &HandleRecord { inode, kind }) {
+            Ok(fh) => Ok((fh, OpenOut { fh, open_flags, backing_id })),
+            Err(opened) => {
+                server.release_opened(&opened);
+                Err(Failure::Errno(libc::ENFILE))
+            }
+        }
     }
 
     /// The open file of a handle number; EBADF for one that is not open.
@@ -159,6 +168,7 @@ impl<B: Backend> Call<'_, B> {
         let flushed = self.server.backend.flush(&handle).await;
         if self.server.locks.close(inode, owner) {
             self.server.backend.release_owner(inode, owner).await?;
+            self.server.locks.gone(inode, None, Some(owner));
         }
         flushed?;
         Ok(Answer::Done)
@@ -185,6 +195,7 @@ impl<B: Backend> Call<'_, B> {
         for owner in owners {
             unlocked = unlocked.and(self.server.backend.release_owner(*inode, owner).await);
         }
+        self.server.locks.gone(*inode, Some(args.fh), None);
         self.server.close(args.fh);
         unlocked?;
         Ok(Answer::Done)
@@ -224,8 +235,8 @@ impl<B: Backend> crate::server::Server<B> {
     }
 
     /// Releases what was taken out of the table.
-    pub(crate) fn release_opened(&self, opened: &Arc<Opened<B::Handle>>) {
-        if let Opened::File { inode, handle } = &**opened {
+    pub(crate) fn release_opened(&self, opened: &Opened<B::Handle>) {
+        if let Opened::File { inode, handle } = opened {
             if self.modes.written(*inode).is_some() {
                 self.backend.wrote_locally(handle);
             }

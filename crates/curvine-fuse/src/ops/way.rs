@@ -13,6 +13,7 @@ use super::Call;
 use crate::answer::Failure;
 use crate::backend::Backend;
 use crate::backing::Backing;
+use crate::handover::RecordedWay;
 use crate::io_mode::{IoMode, Way};
 
 /// How often an open begins again because others opened or closed the file meanwhile.
@@ -26,6 +27,18 @@ pub(super) enum Taken {
         backing: Arc<Backing>,
         through_us: bool,
     },
+}
+
+impl Taken {
+    /// As a successor of this process finds it.
+    pub(super) fn recorded(&self) -> RecordedWay {
+        match self {
+            Taken::Plain(mode) => RecordedWay::Plain(*mode),
+            Taken::Passthrough { backing, .. } => {
+                RecordedWay::Passthrough { id: backing.id, content: backing.content, worker: backing.worker }
+            }
+        }
+    }
 }
 
 impl<B: Backend> Call<'_, B> {
@@ -95,7 +108,7 @@ impl<B: Backend> Call<'_, B> {
             LocalUse::Read { least: passthrough.min_size }
         };
         let local = self.server.backend.local_file(handle, wish).await?;
-        Backing::register(&passthrough.device, local, wanted.write).map_err(|error| {
+        Backing::register(&passthrough.device, &passthrough.keeper, local, wanted.write).map_err(|error| {
             tracing::debug!(%error, "not by passthrough");
             NotLocal::FileSystem
         })

@@ -117,7 +117,7 @@ impl Client {
     }
 
     pub async fn declare(&self, incarnation: u64, opens: Vec<OpenInode>) -> Result<Empty> {
-        let request = DeclareRequest { session: self.session, incarnation, opens };
+        let request = DeclareRequest { session: self.session, incarnation, opens, keep_leases: false };
         self.call(Method::Declare, &request).await
     }
 

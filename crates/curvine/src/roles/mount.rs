@@ -1,23 +1,30 @@
 //! `curvine mount`, also called `curvine-fuse`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use curvine_client::FileSystem;
+use clap::ValueEnum;
+use curvine_client::{ClientOptions, FileSystem};
 use curvine_config::{ClusterConf, Role};
+use curvine_fuse::supervisor::{self, Arguments, Supervise};
 use curvine_fuse::{FuseOptions, KernelEvents, Mount};
 use curvine_types::{Error, ErrorKind, Result};
 
 use super::{GRACE, prepare};
 use crate::args::{Common, MountArgs};
-use crate::signals::Stop;
-use crate::{names, wiring};
+use crate::{logs, names, wiring};
 
-/// How long a mount that is on the path may take to show that it lives.
-const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Mounts, and runs until a signal or until somebody unmounts.
+/// Mounts, and runs until a signal or until somebody unmounts; or has a running mount upgraded.
 pub async fn run(common: &Common, arguments: MountArgs) -> Result<()> {
+    if arguments.resume {
+        // What is mounted goes on with the config that it was mounted with, whatever has become of the file.
+        let path = arguments.mnt_path.unwrap_or_default();
+        let start_log = |conf: &ClusterConf| logs::start(common, &conf.log.level, conf.log.format, logs::To::Output);
+        return supervisor::resume(called_again(common, &path), start_log).await;
+    }
+    if arguments.upgrade {
+        return upgrade(common, arguments);
+    }
     let mut conf = prepare(common, Role::Client)?;
     if let Some(path) = arguments.mnt_path {
         conf.fuse.mnt_path = path;
@@ -31,18 +38,65 @@ pub async fn run(common: &Common, arguments: MountArgs) -> Result<()> {
     supervised(conf, common).await
 }
 
-/// Mounts at `[fuse] mnt_path` with a config that is there already, and runs until a signal or until somebody unmounts.
-pub async fn supervised(conf: ClusterConf, _common: &Common) -> Result<()> {
-    let stop = Stop::listen()?;
-    let mounted = Mounted::start(&conf).await?;
-    tokio::select! {
-        () = stop.asked() => {}
-        () = mounted.mount.wait() => tracing::info!("somebody has unmounted"),
-    }
-    mounted.end().await
+fn upgrade(common: &Common, arguments: MountArgs) -> Result<()> {
+    let path = match arguments.mnt_path {
+        Some(path) => path,
+        None => ClusterConf::load(common.conf.as_deref())?.0.fuse.mnt_path,
+    };
+    println!("{}", supervisor::upgrade(&path)?);
+    Ok(())
 }
 
-/// A mount with its session.
+/// Mounts at `[fuse] mnt_path` of this config, in a process of its own that is replaced when it dies; until a signal, or until
+/// somebody unmounts. The log must have been started.
+pub async fn supervised(conf: ClusterConf, common: &Common) -> Result<()> {
+    check_fuse()?;
+    let Arguments { child, resume } = called_again(common, &absolute(&conf)?);
+    supervisor::run(Supervise { conf, child, resume }).await
+}
+
+/// How this program is called to serve, and to go on as a supervisor.
+fn called_again(common: &Common, path: &Path) -> Arguments {
+    let mut log: Vec<OsString> = Vec::new();
+    if let Some(level) = &common.log_level {
+        log.extend(["--log-level".into(), level.into()]);
+    }
+    if let Some(format) = common.log_format.and_then(|format| format.to_possible_value()) {
+        log.extend(["--log-format".into(), format.get_name().into()]);
+    }
+    let with_log = |arguments: &[OsString]| arguments.iter().chain(&log).cloned().collect();
+    Arguments {
+        child: with_log(&["serve-mount".into()]),
+        resume: with_log(&["mount".into(), "--resume".into(), "--mnt-path".into(), path.into()]),
+    }
+}
+
+/// The process that a supervisor starts.
+pub async fn serve(common: &Common) -> Result<()> {
+    supervisor::serve(Child { common }).await
+}
+
+struct Child<'a> {
+    common: &'a Common,
+}
+
+impl supervisor::Wiring for Child<'_> {
+    fn begin(&self, conf: &ClusterConf) -> Result<()> {
+        logs::start(self.common, &conf.log.level, conf.log.format, logs::To::Output)
+    }
+
+    fn client(&self, conf: &ClusterConf, replace: bool) -> Result<ClientOptions> {
+        let path = absolute(conf)?;
+        wiring::mount_client(conf, names::of_mount(&conf.client.hostname, &path), replace)
+    }
+}
+
+fn absolute(conf: &ClusterConf) -> Result<PathBuf> {
+    std::path::absolute(&conf.fuse.mnt_path)
+        .map_err(|source| Error::from_io(source, "not a path").with("path", conf.fuse.mnt_path.display()))
+}
+
+/// A mount in this very process, with its session.
 pub struct Mounted {
     pub mount: Mount,
     fs: FileSystem,
@@ -51,11 +105,10 @@ pub struct Mounted {
 impl Mounted {
     /// Connects and mounts at `[fuse] mnt_path`.
     pub async fn start(conf: &ClusterConf) -> Result<Self> {
-        let path = std::path::absolute(&conf.fuse.mnt_path)
-            .map_err(|source| Error::from_io(source, "not a path").with("path", conf.fuse.mnt_path.display()))?;
+        let path = absolute(conf)?;
         let name = names::of_mount(&conf.client.hostname, &path);
         // A living mount on the path is mounted over; only a dead one's session may be ended.
-        let replace = !is_served(path.clone()).await;
+        let replace = !supervisor::is_served(&path).await;
         let events = KernelEvents::new();
         let fs = FileSystem::connect(wiring::mount_client(conf, name, replace)?, events.clone()).await?;
         match Mount::start(FuseOptions::from(conf), fs.clone(), events, &path).await {
@@ -81,42 +134,6 @@ impl Mounted {
     }
 }
 
-/// Whether a mount of ours on the path answers.
-async fn is_served(path: PathBuf) -> bool {
-    if !is_mounted(&path) {
-        return false;
-    }
-    let probe = tokio::task::spawn_blocking(move || rustix::fs::statfs(&path).is_ok());
-    matches!(tokio::time::timeout(PROBE_TIMEOUT, probe).await, Ok(Ok(true)))
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let on_path =
-        |line: &&str| line.split(' ').nth(4).is_some_and(|at| unescape(at) == path.as_os_str().as_encoded_bytes());
-    mounts.lines().filter(on_path).any(|line| line.contains(" - fuse.curvine "))
-}
-
-/// Space, tab, newline and backslash are written as `\040` and so on.
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|_| byte == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(code) => {
-                bytes.push(code);
-                rest = tail.get(3..).unwrap_or_default();
-            }
-            None => {
-                bytes.push(byte);
-                rest = tail;
-            }
-        }
-    }
-    bytes
-}
-
 /// What a mount cannot be without.
 pub fn check_fuse() -> Result<()> {
     std::fs::File::options().read(true).write(true).open("/dev/fuse").map(|_| ()).map_err(|source| {
@@ -126,20 +143,4 @@ pub fn check_fuse() -> Result<()> {
         )
         .caused_by(source)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_the_mount_table_are_read_as_they_are_written() {
-        assert_eq!(unescape("/a\\040b\\134c"), b"/a b\\c");
-        assert_eq!(unescape("/plain\\0"), b"/plain\\0");
-    }
-
-    #[tokio::test]
-    async fn a_directory_is_not_a_served_mount() {
-        assert!(!is_served(std::env::temp_dir()).await);
-    }
 }
