@@ -199,7 +199,7 @@ mod tests {
         assert!(owners.close(7, 100) && !owners.close(7, 100), "all that the process has, through whatever handle");
         // Locked again through the other one: the release of the first is none of its business.
         owners.note(7, 2, 100);
-        assert_eq!(owners.release(7, 1, false).0, []);
+        assert_eq!(owners.release(7, 1, false).0, Vec::<u64>::new());
         assert_eq!(owners.release(7, 2, false).0, [100, 200]);
         assert_eq!(owners.notes(), [(8, 3, 100)]);
         assert!(owners.close(8, 100));
