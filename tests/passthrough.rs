@@ -309,6 +309,47 @@ fn a_writer_whose_session_is_over_changes_nothing_any_more_and_is_told() {
 }
 
 #[test]
+fn under_pressure_files_that_are_open_keep_their_bytes_and_make_way_when_they_are_closed() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let scratch = tempfile::tempdir().expect("make a directory");
+    let data_dir = format!("[\"[SSD:16MB]{}\"]", scratch.path().join("tier").display());
+    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..plan() }.set("worker", "data_dir", data_dir));
+    let store = scratch.path().join("store");
+    std::fs::create_dir(&store).expect("make a store");
+    let contents: Vec<Vec<u8>> = (0..8).map(|number| Rng::new(number).bytes((5 << 20) + number as usize)).collect();
+    for (number, content) in contents.iter().enumerate() {
+        std::fs::write(store.join(number.to_string()), content).expect("fill the store");
+    }
+    cluster.cv(&["mount", &format!("file://{}", store.display()), "/data", "--ttl", "300s"]).ok();
+    let path = |number: usize| cluster.mount(0).join("data").join(number.to_string());
+    let hold = |number: usize| {
+        let file = until("an open by passthrough", PATIENCE, || {
+            assert!(std::fs::read(path(number)).expect("read") == contents[number]);
+            let file = File::open(path(number)).expect("open");
+            let status = status(&path(number));
+            status.contains("io=passthrough").then_some(file)
+        });
+        let mapping = Mapping::of(&file, 5 << 20, libc::PROT_READ);
+        (file, mapping)
+    };
+    let held = [hold(0), hold(1)];
+    for number in [2, 3, 4, 5, 2, 3] {
+        assert!(std::fs::read(path(number)).expect("read") == contents[number]);
+        for ((file, mapping), content) in held.iter().zip(&contents) {
+            assert!(read_all(file, 8 << 20) == *content);
+            assert!((0..5 << 20).step_by(4096).all(|at| mapping.byte(at) == content[at]));
+        }
+    }
+    drop(held);
+    // Nobody has read these yet, so that they come into the cache by being read.
+    drop([hold(6), hold(7)]);
+    cluster.finish();
+}
+
+#[test]
 fn without_passthrough_files_say_why_and_are_the_same() {
     if harness::fuse_is_switched_off() {
         return;
