@@ -236,6 +236,40 @@ class Times(Case):
         self.assertGreater(os.stat(path).st_mtime, 1000)
 
 
+    def test_every_change_raises_the_times_that_it_must(self):
+        def raised(what, path, change, *, mtime=False):
+            before = os.stat(path)
+            time.sleep(0.005)
+            change()
+            after = os.stat(path)
+            self.assertGreater(after.st_ctime_ns, before.st_ctime_ns, what)
+            if mtime:
+                self.assertGreater(after.st_mtime_ns, before.st_mtime_ns, what)
+
+        path = self.put("a", b"x" * 5000)
+        raised("link", path, lambda: os.link(path, self.at("b")))
+        raised("rename", path, lambda: os.rename(self.at("b"), self.at("c")))
+        raised("unlink", path, lambda: os.unlink(self.at("c")))
+        raised("chmod", path, lambda: os.chmod(path, 0o600))
+        raised("utime", path, lambda: os.utime(path, (2, 2)))
+        raised("setxattr", path, lambda: os.setxattr(path, "user.x", b""))
+        for size in [7, 5000, 5000, 300_000, 300_000, 8, 0]:
+            raised(f"truncate {size}", path, lambda: os.truncate(path, size), mtime=True)
+        os.mkdir(self.at("dir"))
+        raised("a name in it", self.at("dir"), lambda: os.rename(path, self.at("dir/a")), mtime=True)
+        raised("a name less", self.at("dir"), lambda: os.unlink(self.at("dir/a")), mtime=True)
+
+        def mapped(path):
+            fd = os.open(path, os.O_RDWR)
+            with mmap.mmap(fd, 100) as memory:
+                os.close(fd)
+                memory[5] = 7
+
+        for size in [100, 8192, MIB]:
+            path = self.put("mapped", b"x" * size)
+            raised(f"a mapping of {size}", path, lambda: mapped(path), mtime=True)
+
+
 class Permissions(Case):
     def test_the_umask_is_applied_once(self):
         old = os.umask(0o027)
@@ -282,6 +316,32 @@ class Permissions(Case):
         # Without group execution the bit means mandatory locking, and stays.
         left = {name: oct(changed(change, 0o2767) & 0o2000) for name, change in changes.items()}
         self.assertEqual(left, {name: "0o2000" for name in changes})
+
+    def test_it_does_so_in_files_that_are_written_past_the_mount(self):
+        # A directory with large files gets more of them: the kernel writes those to the local disk by itself.
+        for number in range(3):
+            self.put(f"large-{number}", bytes(4 * MIB))
+
+        def written():
+            fd = os.open(self.at("new"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o6777)
+            os.fchmod(fd, 0o6777)
+            before = os.fstat(fd).st_mode & 0o7777
+            for _ in range(8):
+                os.write(fd, bytes(MIB))
+            return before, os.fstat(fd).st_mode & 0o7777
+
+        self.assertEqual(as_user(1234, written), (0o6777, 0o777))
+        self.assertEqual(os.stat(self.at("new")).st_mode & 0o7777, 0o777)
+        os.chmod(self.at("new"), 0o6777)
+        reader = self.open("new", os.O_RDONLY)
+        self.assertEqual(len(os.pread(reader, 8, 0)), 8)
+
+        def rewritten():
+            fd = os.open(self.at("new"), os.O_WRONLY)
+            os.write(fd, b"x")
+
+        as_user(1234, rewritten)
+        self.assertEqual(os.stat(self.at("new")).st_mode & 0o7777, 0o777)
 
     def test_root_keeps_setuid_when_it_writes(self):
         path = self.put("a", b"x")
@@ -384,6 +444,18 @@ class Names(Case):
         fd = self.open("gone")
         os.unlink(self.at("gone"))
         self.fails(errno.ENOENT, link_open, fd, self.at("back"))
+
+    def test_what_is_replaced_has_no_link_left(self):
+        self.put("a", b"1")
+        self.put("b", b"2")
+        fd = self.open("b")
+        os.rename(self.at("a"), self.at("b"))
+        self.assertEqual((os.fstat(fd).st_nlink, os.pread(fd, 5, 0), self.get("b")), (0, b"2", b"1"))
+        os.mkdir(self.at("one"))
+        os.mkdir(self.at("two"))
+        fd = self.open("two", os.O_RDONLY | os.O_DIRECTORY)
+        os.rename(self.at("one"), self.at("two"))
+        self.assertEqual(os.fstat(fd).st_nlink, 0)
 
     def test_links_count_and_keep_the_file(self):
         a = self.put("a", b"data")
@@ -618,6 +690,29 @@ class Data(Case):
         self.open("b", os.O_RDWR | os.O_CREAT | os.O_SYNC)
         self.assertEqual(os.write(self.fds[-1], b"y" * 50_000), 50_000)
 
+    def test_blocks_are_counted_as_soon_as_there_is_data(self):
+        for size in [1, 512, 4096, 20_000, MIB]:
+            fd = self.open("a", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+            os.write(fd, b"x" * size)
+            self.assertGreater(os.fstat(fd).st_blocks, 0)
+            os.close(fd)
+            self.assertGreater(os.stat(self.at("a")).st_blocks, 0)
+
+    def test_pipes_and_handles_lead_to_the_same_bytes(self):
+        data = os.urandom(100_000)
+        path = self.put("a", data)
+        fd = self.open("a", os.O_RDONLY | os.O_DIRECT)
+        read, write = os.pipe()
+        self.fds += [read, write]
+        self.assertEqual(os.splice(fd, write, 4096, offset_src=0), 4096)
+        self.assertEqual(os.read(read, 8192), data[:4096])
+        handle, mount = ctypes.create_string_buffer(136), ctypes.c_int()
+        struct.pack_into("I", handle, 0, 128)
+        call("name_to_handle_at", AT_FDCWD, path, handle, ctypes.byref(mount), 0)
+        where = self.open(self.dir, os.O_RDONLY)
+        self.fds.append(call("open_by_handle_at", where, handle, os.O_RDONLY))
+        self.assertEqual(os.pread(self.fds[-1], 10, 5), data[5:15])
+
     def test_descriptors_are_checked(self):
         fd = self.open("a", os.O_WRONLY | os.O_CREAT)
         self.fails(errno.EBADF, os.read, fd, 10)
@@ -847,6 +942,27 @@ class Locks(Case):
         self.fails(errno.EAGAIN, lock, two, fcntl.F_WRLCK, 5, 1, fcntl.F_OFD_SETLK)
         os.close(duplicate)
         lock(two, fcntl.F_WRLCK, 5, 1, fcntl.F_OFD_SETLK)
+
+    def test_a_description_that_a_child_has_too_keeps_its_lock(self):
+        self.put("a", b"x" * 100)
+        one, two = self.open("a"), self.open("a")
+        lock(one, fcntl.F_WRLCK, 0, 10, fcntl.F_OFD_SETLK)
+        child = subprocess.Popen(["sleep", "100"], pass_fds=[one])
+        try:
+            os.close(one)
+            self.fails(errno.EAGAIN, lock, two, fcntl.F_WRLCK, 5, 1, fcntl.F_OFD_SETLK)
+        finally:
+            child.kill()
+            child.wait()
+        self.wait_until("the lock is free", lambda: self.is_free(two))
+
+    def is_free(self, fd):
+        try:
+            lock(fd, fcntl.F_WRLCK, 5, 1, fcntl.F_OFD_SETLK)
+            return True
+        except OSError as error:
+            self.assertEqual(error.errno, errno.EAGAIN)
+            return False
 
     def test_the_close_of_a_description_wakes_who_waits_for_its_lock(self):
         self.put("a", b"x" * 100)
