@@ -38,10 +38,10 @@ test-image: build
 	CURVINE_IMAGE=$(IMAGE_TAR) $(CARGO) test --locked -p curvine --test image -- --ignored --nocapture
 
 # Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES and CURVINE_STRESS_SECONDS
-# make it shorter or longer.
+# make it shorter or longer; a disk of 80 GB is wanted.
 test-posix: needs-mount tools
 	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
-	$(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
+	CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
 	$(CARGO) test -p curvine-namespace --locked -- --ignored
 
 lint:

@@ -219,7 +219,9 @@ impl Cluster {
                 let data = self.dir.join(role.name());
                 set("worker", "hostname", format!("{:?}", host(number)));
                 set("worker", "rpc_port", self.ports.workers[number].to_string());
-                set("worker", "data_dir", format!("[\"[MEM:256MB]{0}/mem\", \"[SSD:4GB]{0}/ssd\"]", data.display()));
+                // Tests that move much have more room made for them.
+                let ssd = std::env::var("CURVINE_TEST_SSD").unwrap_or_else(|_| "4GB".to_string());
+                set("worker", "data_dir", format!("[\"[MEM:256MB]{0}/mem\", \"[SSD:{ssd}]{0}/ssd\"]", data.display()));
             }
             Role::Mount(number) => {
                 set("fuse", "mnt_path", text(&self.mount(number)));
