@@ -26,22 +26,10 @@ fn plan() -> Plan {
     )
 }
 
-/// The process that serves a mount; `None`: there is none just now.
-fn serving(cluster: &Cluster, role: Role) -> Option<u32> {
-    let supervisor = cluster.pid(role);
-    let tasks = std::fs::read_dir(format!("/proc/{supervisor}/task")).expect("the supervisor lives");
-    let children = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
-    children.flat_map(|line| line.split_ascii_whitespace().map(str::to_string).collect::<Vec<_>>()).find_map(|pid| {
-        let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        // A dead one has no command line any more, and before it is another program it has another one.
-        String::from_utf8_lossy(&name).contains("serve-mount").then(|| pid.parse().expect("a number"))
-    })
-}
-
 fn kill_serving(cluster: &Cluster, role: Role) -> u32 {
-    let pid = until("a serving process", SUCCESSOR, || serving(cluster, role));
+    let pid = until("a serving process", SUCCESSOR, || cluster.serving(role));
     kill_process(Pid::from_raw(pid as i32).expect("a number"), Signal::KILL).expect("kill");
-    until("its successor", SUCCESSOR, || serving(cluster, role).filter(|next| *next != pid))
+    until("its successor", SUCCESSOR, || cluster.serving(role).filter(|next| *next != pid))
 }
 
 /// Everything was closed and answered: a process that dies now leaves nothing.
@@ -133,12 +121,12 @@ fn a_running_mount_is_upgraded_under_load_and_keeps_its_process() {
     under_load(&cluster, &mut rng, |rng| {
         for turn in 0..4 {
             std::thread::sleep(Duration::from_millis(rng.below(700)));
-            let before = serving(&cluster, MOUNT);
+            let before = cluster.serving(MOUNT);
             let program = if turn % 2 == 0 { next.as_path() } else { Path::new(harness::cluster::CURVINE) };
             let said = upgrade(program, &cluster.mount(0)).ok();
             assert!(said.contains("serves"), "{said}");
             assert_eq!(std::fs::read_link(format!("/proc/{supervisor}/exe")).expect("it lives"), program);
-            assert_ne!(serving(&cluster, MOUNT), before);
+            assert_ne!(cluster.serving(MOUNT), before);
         }
     });
     nothing_is_left(&cluster);
@@ -176,7 +164,7 @@ fn a_version_that_cannot_serve_is_given_up_and_the_old_one_goes_on() {
         until("the way back", SUCCESSOR, || {
             let supervisor = std::fs::read_link(format!("/proc/{}/exe", cluster.pid(MOUNT))).ok()?;
             if supervisor == broken
-                && let Some(pid) = serving(&cluster, MOUNT)
+                && let Some(pid) = cluster.serving(MOUNT)
             {
                 let _ = kill_process(Pid::from_raw(pid as i32).expect("a number"), Signal::KILL);
             }
@@ -201,7 +189,7 @@ fn when_its_supervisor_is_killed_a_mount_ends_and_the_next_one_takes_its_place()
     let cluster = Cluster::start(Plan { mounts: 1, ..plan() });
     let path = cluster.mount(0);
     std::fs::write(path.join("kept"), b"what was written").expect("write");
-    let child = serving(&cluster, MOUNT).expect("a serving process");
+    let child = cluster.serving(MOUNT).expect("a serving process");
     cluster.kill_alone(MOUNT);
     until("the end of the mount", Duration::from_secs(30), || mountinfo::at(&path).is_empty().then_some(()));
     until("the end of the serving process", Duration::from_secs(30), || {

@@ -248,7 +248,7 @@ impl Runtime {
 
     pub fn kill(&mut self, pod: &str) {
         let mut found = self.pods.remove(pod).expect("a pod");
-        found.process.signal(Signal::KILL);
+        found.process.signal_group(Signal::KILL);
         found.process.wait(Duration::from_secs(10)).expect("a killed process ends");
     }
 

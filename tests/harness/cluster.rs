@@ -367,6 +367,22 @@ impl Cluster {
         self.lock().get(&role).unwrap_or_else(|| panic!("{role:?} does not run")).pid()
     }
 
+    /// The process that serves a mount, which its supervisor has started; `None`: there is none just now.
+    pub fn serving(&self, role: Role) -> Option<u32> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid(role))).expect("the supervisor lives");
+        let children = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let all: Vec<u32> = children
+            .flat_map(|line| {
+                line.split_ascii_whitespace().map(|pid| pid.parse().expect("a number")).collect::<Vec<_>>()
+            })
+            .collect();
+        all.into_iter().find(|pid| {
+            // A dead one has no command line any more, and before it is another program it has another one.
+            let name = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&name).contains("serve-mount")
+        })
+    }
+
     fn ended(&self, role: Role) -> Option<ExitStatus> {
         self.lock().get_mut(&role).and_then(|process| process.ended())
     }

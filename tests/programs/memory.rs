@@ -106,7 +106,7 @@ fn streams(cluster: &Cluster, streams: u64, length: u64) {
 
 fn many_streams(count: u64, length: u64) {
     let Some((_alone, cluster)) = limited() else { return };
-    let pid = cluster.pid(Role::Mount(0));
+    let pid = cluster.serving(Role::Mount(0)).expect("a serving process");
     let before = resident(pid);
     let [peak, ..] = peaks_while(&cluster, || streams(&cluster, count, length));
     println!("{count} streams of {} MiB: {} MiB before", length / MIB, before / MIB);
@@ -118,7 +118,7 @@ fn many_streams(count: u64, length: u64) {
 /// Opens, closes and lists again and again: nothing of it stays.
 fn many_cycles(cycles: u64, files: u64, listings: u64) {
     let Some((_alone, cluster)) = limited() else { return };
-    let pid = cluster.pid(Role::Mount(0));
+    let pid = cluster.serving(Role::Mount(0)).expect("a serving process");
     let dir = cluster.mount(0).join("dir");
     std::fs::create_dir(&dir).expect("make a directory");
     std::thread::scope(|scope| {
