@@ -356,10 +356,10 @@ impl Cluster {
         }
     }
 
-    /// Stops (`true`) or continues (`false`) a process.
+    /// Stops (`true`) or continues (`false`) a process, and what it started.
     pub fn freeze(&self, role: Role, frozen: bool) {
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        self.lock().get(&role).unwrap_or_else(|| panic!("{role:?} does not run")).signal(signal);
+        self.lock().get(&role).unwrap_or_else(|| panic!("{role:?} does not run")).signal_group(signal);
     }
 
     /// The number of the process.
