@@ -20,8 +20,10 @@ use crate::{logs, roles};
 const WORKER_PATIENCE: Duration = Duration::from_secs(120);
 /// Of those who can do without.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two attempts to make the mount table what a changed file says.
+/// Between two looks at the files of credentials.
 const RETRY: Duration = Duration::from_secs(10);
+/// Between two attempts to make the mount table what the file says.
+const SOON: Duration = Duration::from_secs(3);
 /// How long one of them may take.
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -95,44 +97,66 @@ fn leave_conf(dir: &Path, conf: &ClusterConf) -> Result<()> {
 }
 
 /// Follows the file. The first master makes the mount table what the file says whenever options or credentials change: Fluid
-/// itself notices only paths. What cannot change in a running process is said.
+/// itself notices only paths, and its older branch nothing. What cannot change in a running process is said.
 async fn follow(identity: Identity, component: Component, mut known: Option<Runtime>, conf: ClusterConf) {
     let Some(path) = identity.config_path.clone() else { return };
+    let mounts = component == Component::Master && identity.ordinal().unwrap_or(0) == 0;
     let mut credentials = known.as_ref().map(mount_ufs::credentials).unwrap_or_default();
-    let mut overdue = false;
+    let mut due = mounts && known.as_ref().is_some_and(is_older);
     loop {
-        let next = if component == Component::Master && identity.ordinal().unwrap_or(0) == 0 {
-            let changed = watch::changed(&path, known.as_ref());
-            let runtime = tokio::time::timeout(RETRY, changed).await.ok();
-            let Some(current) = runtime.clone().or_else(|| known.clone()) else { continue };
-            let now = mount_ufs::credentials(&current);
-            // Before the first description Fluid has mounted nothing either, and does so by itself.
-            let differs = known.as_ref().is_some_and(|known| known.mounts != current.mounts) || now != credentials;
-            if known.is_some() && (differs || overdue) {
-                let work = mount_ufs::converge(&conf, &identity, CONVERGE_TIMEOUT / 2);
-                let outcome = tokio::time::timeout(CONVERGE_TIMEOUT, work).await;
-                overdue = !matches!(outcome, Ok(Ok(_)));
-                match outcome {
-                    Ok(Ok(paths)) => tracing::info!(mounts = paths.join(" "), "the mount table follows the dataset"),
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "the mount table does not follow the dataset, trying again")
-                    }
-                    Err(_) => tracing::warn!("the mount table does not follow the dataset in time, trying again"),
-                }
-            }
-            credentials = now;
-            runtime
-        } else {
-            Some(watch::changed(&path, known.as_ref()).await)
+        let changed = watch::changed(&path, known.as_ref());
+        // Files of credentials change without the file of the runtime.
+        let next = match mounts {
+            true if due => tokio::time::timeout(SOON, changed).await.ok(),
+            true => tokio::time::timeout(RETRY, changed).await.ok(),
+            false => Some(changed.await),
         };
-        let Some(next) = next else { continue };
-        if let Ok(Settings { conf: other, .. }) = configure(Some(component), Some(&next), &identity, None)
-            && other != conf
-        {
-            tracing::warn!(
-                "the runtime's options, tiers or masters have changed: this takes effect when the pod is restarted"
-            );
+        let Some(current) = next.as_ref().or(known.as_ref()) else { continue };
+        if mounts {
+            let now = mount_ufs::credentials(current);
+            due |= match &known {
+                Some(known) => known.mounts != current.mounts || now != credentials,
+                // The first description: Fluid has the mounts made, except for its older branch.
+                None => is_older(current),
+            };
+            credentials = now;
+            due = due && !converged(&conf, &identity).await;
         }
-        known = Some(next);
+        if let Some(next) = next {
+            tell_what_is_late(&conf, known.is_none(), component, &next, &identity);
+            known = Some(next);
+        }
+    }
+}
+
+/// The branch that has nobody mount anything.
+fn is_older(runtime: &Runtime) -> bool {
+    runtime.master.as_ref().is_some_and(|master| master.name.is_empty())
+}
+
+async fn converged(conf: &ClusterConf, identity: &Identity) -> bool {
+    let work = mount_ufs::converge(conf, identity, CONVERGE_TIMEOUT / 2);
+    match tokio::time::timeout(CONVERGE_TIMEOUT, work).await {
+        Ok(Ok(paths)) => {
+            tracing::info!(mounts = paths.join(" "), "the mount table follows the dataset");
+            return true;
+        }
+        Ok(Err(error)) => tracing::warn!(%error, "the mount table does not follow the dataset, trying again"),
+        Err(_) => tracing::warn!("the mount table does not follow the dataset in time, trying again"),
+    }
+    false
+}
+
+/// What is different in the config that the file makes now needs another start. The first description adds nothing to what was
+/// guessed right.
+fn tell_what_is_late(conf: &ClusterConf, first: bool, component: Component, next: &Runtime, identity: &Identity) {
+    let Ok(Settings { conf: mut other, .. }) = configure(Some(component), Some(next), identity, None) else { return };
+    if first {
+        other.client.master_addrs = conf.client.master_addrs.clone();
+    }
+    if other != *conf {
+        tracing::warn!(
+            "the runtime's options, tiers or masters have changed: this takes effect when the pod is restarted"
+        );
     }
 }
