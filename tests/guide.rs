@@ -6,6 +6,8 @@ mod harness;
 mod store;
 #[path = "guide/tool.rs"]
 mod tool;
+#[path = "guide/written.rs"]
+mod written;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -92,11 +94,16 @@ fn has_entry(listing: &str, kind: char, name: &str) -> bool {
 }
 
 fn mount_bucket(cluster: &Cluster, store: &Store, bucket: &str, path: &str, ttl: &str) -> Run {
+    mount_bucket_with(cluster, store, bucket, path, &["--ttl", ttl])
+}
+
+fn mount_bucket_with(cluster: &Cluster, store: &Store, bucket: &str, path: &str, more: &[&str]) -> Run {
     let url = format!("s3://{bucket}");
     let endpoint = format!("endpoint_url={}", store.endpoint());
     let access = format!("access={ACCESS}");
     let secret = format!("secret={SECRET}");
-    let mut arguments = vec!["mount", &url, path, "--ttl", ttl];
+    let mut arguments = vec!["mount", &url, path];
+    arguments.extend(more);
     for option in [&endpoint, "region_name=us-east-1", "path_style=true", &access, &secret] {
         arguments.extend(["-c", option]);
     }

@@ -204,3 +204,33 @@ fn fills_reads_and_evictions_at_once_never_give_wrong_bytes() {
     assert!(store.gauges().evictions > 0);
     assert!(store.tiers()[0].used <= 6 * MIB);
 }
+
+#[test]
+fn a_sealed_content_that_the_store_has_becomes_a_copy_with_the_same_bytes_and_can_be_evicted() {
+    let bench = Bench::new(&[(TierKind::Ssd, Some(4 * MIB))]);
+    let mut store = bench.open();
+    let data = pattern(7, MIB as usize);
+    store.place(KEY, 1, 1, T0, &data).unwrap();
+    store.truncate(KEY, 1, 1, 5 * MIB / 2).unwrap();
+    assert_eq!(store.release(KEY).unwrap_err().kind(), ErrorKind::VersionMismatch, "it is live");
+    store.seal(KEY, 1, 1).unwrap();
+    assert_eq!(store.sealed(KEY, 1, 2).unwrap_err().kind(), ErrorKind::VersionMismatch);
+    assert_eq!(store.sealed(KEY, 1, 1).unwrap().size, 5 * MIB / 2);
+    store.release(KEY).unwrap();
+    for _ in 0..2 {
+        store.release(KEY).unwrap();
+        assert_eq!(store.read(KEY, 1, 0, 1).unwrap_err().kind(), ErrorKind::VersionMismatch);
+        assert!(read(&store, KEY, 0, 0, MIB).unwrap() == data);
+        assert_eq!(read(&store, KEY, 0, MIB, 3 * MIB / 2).unwrap(), vec![0; 3 * MIB as usize / 2]);
+        let map = store.map(KEY, 0).unwrap();
+        assert_eq!((map.kind, map.present_bytes), (ContentKind::Cached, MIB));
+        assert_eq!(store.open_for_write(KEY, 1, 2).unwrap_err().kind(), ErrorKind::VersionMismatch);
+        drop(store);
+        store = bench.open();
+    }
+    for inode in 20..30 {
+        fill(&store, inode, 1).unwrap();
+    }
+    assert!(!store.contains(KEY), "it made way for others");
+    store.release(KEY).unwrap();
+}

@@ -27,6 +27,7 @@ mod place;
 mod read;
 mod record;
 mod recovery;
+mod release;
 mod seal;
 mod store;
 mod tier;

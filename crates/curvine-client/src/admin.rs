@@ -6,8 +6,8 @@ use std::sync::Arc;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
     ContentId, ContentMapReply, ContentMapRequest, FillReply, FillRequest, GetLayoutReply, GetLayoutRequest,
-    ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, ReportReply,
-    ReportRequest, UmountUfs, layout,
+    ListJobsReply, ListJobsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest,
+    MountUfs, ReportReply, ReportRequest, UmountUfs, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -89,10 +89,18 @@ impl FileSystem {
         core.mutate(CommandBody::MountUfs(mount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
     }
 
+    /// Work that the log remembers, by numbers above `after`, of one mount or (0) of all.
+    pub async fn jobs(&self, mount: u32, after: u64, limit: u32) -> Result<ListJobsReply> {
+        let request = |_| ListJobsRequest { mount, after, limit };
+        let (reply, _) = self.core.ask(Method::ListJobs, request, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
     /// Unmounts the under file system at a path.
-    pub async fn umount_ufs(&self, path: &[u8]) -> Result<()> {
+    /// `force`: also while files wait to be uploaded, which are lost then.
+    pub async fn umount_ufs(&self, path: &[u8], force: bool) -> Result<()> {
         let core = &self.core;
-        let umount = UmountUfs { path: bytes::Bytes::copy_from_slice(path) };
+        let umount = UmountUfs { path: bytes::Bytes::copy_from_slice(path), force };
         let settle = |core: &Arc<Core>, _: Done| core.cache.doubt(&[ROOT_INODE]);
         core.mutate(CommandBody::UmountUfs(umount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
     }

@@ -19,6 +19,10 @@ pub(crate) struct File {
     mode: AtomicI32,
     /// Rises when an own write ended: what was read before is out of date.
     data_epoch: AtomicU64,
+    /// It is of an under file system.
+    mounted: AtomicBool,
+    /// The moment of the last own write that the store is known to have.
+    stored_epoch: AtomicU64,
     /// A POSIX lock was taken through this open file.
     pub locked: AtomicBool,
     /// One asks for the layout, the others wait for its answer.
@@ -103,6 +107,8 @@ impl File {
             placed: Mutex::new(None),
             mode: AtomicI32::new(DataMode::WriteShared as i32),
             data_epoch: AtomicU64::new(data_epoch),
+            mounted: AtomicBool::new(false),
+            stored_epoch: AtomicU64::new(data_epoch),
             locked: AtomicBool::new(false),
             asking: tokio::sync::Mutex::new(()),
         }
@@ -132,6 +138,27 @@ impl File {
     /// The moment of the last own write, or an earlier one of a file that was open before.
     pub(crate) fn data_epoch(&self) -> u64 {
         self.data_epoch.load(Ordering::SeqCst)
+    }
+
+    /// The mount that its attributes name.
+    pub(crate) fn belongs_to(&self, mount: u32) {
+        self.mounted.store(mount != 0, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_mounted(&self) -> bool {
+        self.mounted.load(Ordering::SeqCst)
+    }
+
+    /// The moment of the last own write, if there is a store that may not have it.
+    pub(crate) fn unstored(&self) -> Option<u64> {
+        let written = self.data_epoch();
+        let stored = self.stored_epoch.load(Ordering::SeqCst);
+        (self.is_mounted() && written > stored).then_some(written)
+    }
+
+    /// The store has what was written up to this moment.
+    pub(crate) fn stored(&self, written: u64) {
+        self.stored_epoch.fetch_max(written, Ordering::SeqCst);
     }
 
     /// An own write ended: data that was read before it is not right any more.

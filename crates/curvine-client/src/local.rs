@@ -211,6 +211,10 @@ impl Core {
     ) -> curvine_types::Result<Asked> {
         let (file, inode) = (&handle.0.file, handle.inode());
         let mut placed = file.layout(self, deadline).await?;
+        // What waits for its store is sealed and uploaded while it is open: nobody writes it past the worker.
+        if file.is_mounted() && (!matches!(wanted, LocalUse::Read { .. }) || !matches!(placed.place, Place::Ufs(_))) {
+            return Ok(Asked::Not(NotLocal::NotNew));
+        }
         let to_place = match (&placed.place, wanted) {
             (Place::Inline(_), LocalUse::Write { place }) => place,
             (Place::Inline(_) | Place::Blocks { .. }, LocalUse::Join) => true,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    Attr, Create, DataMode, Empty, FileKind, FsyncRequest, InlineLayout, Layout, Method, OpenReply, OpenRequest, layout,
+    Attr, Create, DataMode, Empty, FileKind, FlushToStoreReply, FlushToStoreRequest, FsyncRequest, InlineLayout,
+    Layout, Method, OpenReply, OpenRequest, layout,
 };
 use curvine_rpc::Body;
 use curvine_types::{Error, ErrorKind, InodeId, Name, Result};
@@ -44,6 +45,7 @@ impl Core {
                         let file = &handle.0.file;
                         file.saw(&attr);
                         file.set_mode(mode);
+                        file.belongs_to(attr.mount);
                         file.opened(self, reply.layout, &attr, epoch, epoch_sent)?;
                         self.settle_opened(&ticket, attr, write);
                         return Ok(handle);
@@ -88,6 +90,7 @@ impl Core {
             kind: Some(layout::Kind::Inline(InlineLayout { data: Bytes::new() })),
         };
         handle.0.file.set_mode(done.mode);
+        handle.0.file.belongs_to(attr.mount);
         handle.0.file.opened(self, Some(empty), attr, done.outcome.epoch, epoch_sent).ok()?;
         Some(handle)
     }
@@ -177,9 +180,26 @@ impl FileSystem {
         drop(handle);
     }
 
-    /// A descriptor was closed. Everything that was written has been acknowledged already.
+    /// A descriptor was closed. Everything that was written has been acknowledged already; of a file of an under file system the
+    /// store has it, too, when this returns, unless the mount writes back or others write the file.
     pub async fn flush(&self, handle: &Handle) -> Result<()> {
-        if handle.flags().write { handle.0.check_writable() } else { Ok(()) }
+        if !handle.flags().write {
+            return Ok(());
+        }
+        handle.0.check_writable()?;
+        let file = &handle.0.file;
+        let Some(written) = file.unstored() else { return Ok(()) };
+        let inode = file.inode;
+        loop {
+            let request = |session| FlushToStoreRequest { session, inode };
+            let deadline = self.core.data_deadline();
+            let (reply, _) = self.core.ask::<_, FlushToStoreReply>(Method::FlushToStore, request, deadline).await?;
+            // Not done: it goes on, and the master sees to it that it ends.
+            if reply.done {
+                file.stored(written);
+                return Ok(());
+            }
+        }
     }
 
     /// Makes what was written durable. The log is so already; a live file's bytes are with its primary worker.

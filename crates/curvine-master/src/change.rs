@@ -74,7 +74,7 @@ impl Leader {
             CommandBody::Create(create) => {
                 let parent = self.attr_now(create.parent)?;
                 permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
-                self.create(numbered, create, deadline).await
+                self.create_stored(&parent, numbered, create, deadline).await
             }
             CommandBody::Link(link) => {
                 let parent = self.attr_now(link.parent)?;
@@ -88,7 +88,7 @@ impl Leader {
                 if let Some(child) = self.name_now(unlink.parent, &unlink.name)? {
                     permission::check_sticky(&self, session, caller, &parent, &child)?;
                 }
-                self.unlink(numbered, unlink, deadline).await
+                self.unlink_stored(&parent, numbered, unlink, deadline).await
             }
             CommandBody::Rename(rename) => {
                 for (dir, name) in [(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)] {
@@ -98,7 +98,7 @@ impl Leader {
                         permission::check_sticky(&self, session, caller, &attr, &child)?;
                     }
                 }
-                self.rename(numbered, rename, deadline).await
+                self.rename_stored(numbered, rename, deadline).await
             }
             CommandBody::SetAttr(set) => {
                 let attr = self.attr_now(set.inode)?;
@@ -168,7 +168,7 @@ impl Leader {
     }
 
     /// What a name stands for now; errors other than of the directory itself are left to the command.
-    fn name_now(&self, dir: InodeId, name: &[u8]) -> Result<Option<Attr>> {
+    pub(crate) fn name_now(&self, dir: InodeId, name: &[u8]) -> Result<Option<Attr>> {
         match self.replica.state().read().0.lookup(dir, name) {
             Ok(found) => Ok(found),
             Err(error) if error.kind() == ErrorKind::Stale => Err(error),
@@ -277,7 +277,7 @@ impl Leader {
         MutateReply { outcome: Some(outcome), leases, mode: DataMode::Unknown as i32 }
     }
 
-    async fn create(&self, numbered: Numbered, create: Create, deadline: Instant) -> Result<MutateReply> {
+    pub(crate) async fn create(&self, numbered: Numbered, create: Create, deadline: Instant) -> Result<MutateReply> {
         let session = numbered.session;
         let (parent, opens) = (create.parent, create.grant_write && create.kind() == FileKind::File);
         let change = self.begin_change(session, &[parent], &[], deadline).await?;
@@ -303,7 +303,12 @@ impl Leader {
         Ok(reply)
     }
 
-    async fn unlink(&self, numbered: Numbered, mut unlink: Unlink, deadline: Instant) -> Result<MutateReply> {
+    pub(crate) async fn unlink(
+        &self,
+        numbered: Numbered,
+        mut unlink: Unlink,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
         let session = numbered.session;
         for _ in 0..ATTEMPTS {
             unlink.inode = self.name_now(unlink.parent, &unlink.name)?.map_or(0, |child| child.inode);
@@ -322,7 +327,12 @@ impl Leader {
         Err(Error::new(ErrorKind::Overloaded, "the name changes too often").with("inode", unlink.parent))
     }
 
-    async fn rename(&self, numbered: Numbered, mut rename: Rename, deadline: Instant) -> Result<MutateReply> {
+    pub(crate) async fn rename(
+        &self,
+        numbered: Numbered,
+        mut rename: Rename,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
         let session = numbered.session;
         for _ in 0..ATTEMPTS {
             let inode = |found: Option<Attr>| found.map_or(0, |attr| attr.inode);

@@ -10,9 +10,9 @@ use curvine_namespace::Grant;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout, Lease, LiveAttr,
-    LiveAttrReply, Method, MutateReply, OpenContentRequest, PlaceBlocks, PlaceRequest, ProbeReply, ProbeRequest,
-    SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest, Time, TruncateRequest,
+    AdoptObjectRequest, Attr, BlocksLayout, CommitSize, ContentId, DeleteContentRequest, Empty, FileKind, Layout,
+    Lease, LiveAttr, LiveAttrReply, Method, MutateReply, OpenContentRequest, PlaceBlocks, PlaceRequest, ProbeReply,
+    ProbeRequest, SealRequest, SetAttr, SetLive, SetMtimeRequest, StatRequest, Time, TruncateRequest, UfsAdopt,
 };
 use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
@@ -147,8 +147,8 @@ impl Leader {
             let epoch = grant.map_or(1, |grant| grant.epoch.max(1));
             match layout.kind {
                 Some(Kind::Ufs(_)) => {
-                    return Err(Error::new(ErrorKind::ReadOnly, "the under file system is mounted read-only")
-                        .with("inode", inode));
+                    self.replica.state().read().0.check_writable(inode)?;
+                    self.adopt(&attr, epoch, preferred, deadline).await?;
                 }
                 Some(Kind::Blocks(blocks)) => {
                     let primary = primary(inode, layout.generation, &blocks)?;
@@ -226,11 +226,7 @@ impl Leader {
         let _lock = self.content_locks.lock(inode, deadline).await?;
         let (attr, layout, grant) = self.layout_of(inode)?;
         let inline = matches!(layout.kind, Some(Kind::Inline(_)) | None);
-        if matches!(layout.kind, Some(Kind::Ufs(_))) {
-            return Err(
-                Error::new(ErrorKind::ReadOnly, "the under file system is mounted read-only").with("inode", inode)
-            );
-        }
+        self.replica.state().read().0.check_writable(inode)?;
         // Who has the local file open by itself sees what is done to that file, not that there is another one.
         let in_place = match &layout.kind {
             Some(Kind::Blocks(blocks)) if size == 0 => {
@@ -253,6 +249,7 @@ impl Leader {
             if let Some(primary) = live {
                 self.end_reads_of(&primary, deadline).await?;
             }
+            self.seal_later(inode);
             return Ok(attr.unwrap_or_default());
         }
         let (primary, epoch) = self.make_live(inode, preferred, 0, deadline).await?;
@@ -340,8 +337,50 @@ impl Leader {
         Ok(())
     }
 
+    /// The object becomes a live content of a new generation.
+    async fn adopt(&self, attr: &Attr, epoch: GrantEpoch, preferred: WorkerId, deadline: Instant) -> Result<()> {
+        let (inode, generation) = (attr.inode, attr.generation);
+        let worker = self.workers.choose(preferred)?;
+        let content = ContentId { inode, generation: generation + 1, version: 1 };
+        let request = AdoptObjectRequest {
+            source: Some(ContentId { inode, generation, version: 0 }),
+            content: Some(content),
+            epoch,
+            mtime: attr.mtime,
+        };
+        let adopted: Result<LiveAttrReply> =
+            self.workers.call(worker, Method::AdoptObject, &request, Bytes::new(), deadline).await;
+        let live = match adopted {
+            Ok(reply) => reply.attr.unwrap_or_default(),
+            // The object is another one by now, and the worker has said so.
+            Err(error) if error.kind() == ErrorKind::VersionMismatch => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let body = UfsAdopt {
+            inode,
+            generation,
+            worker,
+            block_size: self.options.block_size,
+            size: live.size,
+            blocks: live.blocks,
+        };
+        match self.internal(CommandBody::UfsAdopt(body), deadline).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                self.delete_content(worker, vec![content], deadline).await
+            }
+            logged => logged.map(|_| ()),
+        }
+    }
+
     /// Seals the file if it is live and nobody writes it. `Ok(false)`: there was nothing to do.
     pub(crate) async fn seal(&self, inode: InodeId, deadline: Instant) -> Result<bool> {
+        let sealed = self.seal_if(inode, false, deadline).await?;
+        self.upload_later(inode);
+        Ok(sealed)
+    }
+
+    /// As `seal`; `with_writers`: they may go on, which opens the content again.
+    pub(crate) async fn seal_if(&self, inode: InodeId, with_writers: bool, deadline: Instant) -> Result<bool> {
         let _lock = self.content_locks.lock(inode, deadline).await?;
         let (attr, layout, grant) = match self.layout_of(inode) {
             Ok(found) => found,
@@ -351,7 +390,7 @@ impl Leader {
         let Some(Kind::Blocks(blocks)) = &layout.kind else { return Ok(false) };
         let primary = primary(inode, layout.generation, blocks)?;
         let epoch = grant.as_ref().map_or(1, |grant| grant.epoch.max(1));
-        if !primary.live || grant.is_some_and(|grant| !grant.writers.is_empty()) {
+        if !primary.live || !with_writers && grant.is_some_and(|grant| !grant.writers.is_empty()) {
             return Ok(false);
         }
         let reply = self.seal_content(&primary, epoch, deadline).await?;
@@ -365,6 +404,7 @@ impl Leader {
             ctime: later(attr.ctime, live.mtime),
             mtime: live.mtime,
             seal: true,
+            with_writers,
         };
         match self.internal(CommandBody::CommitSize(body), deadline).await {
             Ok(_) => Ok(true),

@@ -38,7 +38,8 @@ impl Leader {
     ) -> Option<Lease> {
         let mut lease = lease?;
         let allowed = data_mode(session, attr, grant) != DataMode::WriteShared;
-        let valid = if attr.mount == 0 { Some(0) } else { self.ufs.valid_ms(attr) };
+        let valid =
+            if attr.mount == 0 { Some(0) } else { self.ufs.valid_ms(attr).or_else(|| self.dirty_valid_ms(attr)) };
         match valid {
             Some(valid_ms) if allowed => {
                 lease.valid_ms = valid_ms;

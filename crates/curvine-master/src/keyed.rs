@@ -1,4 +1,4 @@
-//! One async lock for each thing that is being worked on.
+//! One async lock, or one gate, for each thing that is being worked on.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -59,6 +59,67 @@ impl<K: Hash + Eq + Copy + Debug> Drop for KeyedGuard<'_, K> {
     }
 }
 
+/// One gate for each thing: changes pass together, a look at the whole passes alone.
+pub struct KeyedGates<K: Hash + Eq + Copy + Debug> {
+    gates: Mutex<HashMap<K, Arc<tokio::sync::RwLock<()>>>>,
+}
+
+/// A passage, until dropped.
+pub struct Passage<'a, K: Hash + Eq + Copy + Debug> {
+    owner: &'a KeyedGates<K>,
+    key: K,
+    shared: Option<tokio::sync::OwnedRwLockReadGuard<()>>,
+    alone: Option<tokio::sync::OwnedRwLockWriteGuard<()>>,
+}
+
+impl<K: Hash + Eq + Copy + Debug> Default for KeyedGates<K> {
+    fn default() -> Self {
+        Self { gates: Mutex::default() }
+    }
+}
+
+impl<K: Hash + Eq + Copy + Debug> KeyedGates<K> {
+    /// Waits until nobody looks; `TimedOut` after the deadline.
+    pub async fn change(&self, key: K, deadline: Instant) -> Result<Passage<'_, K>> {
+        let mut passage = self.passage(key);
+        let gate = self.gate(key);
+        passage.shared = tokio::time::timeout_at(deadline, gate.read_owned()).await.ok();
+        if passage.shared.is_some() { Ok(passage) } else { Err(too_long(key)) }
+    }
+
+    /// Waits until nobody changes or looks; `TimedOut` after the deadline.
+    pub async fn look(&self, key: K, deadline: Instant) -> Result<Passage<'_, K>> {
+        let mut passage = self.passage(key);
+        let gate = self.gate(key);
+        passage.alone = tokio::time::timeout_at(deadline, gate.write_owned()).await.ok();
+        if passage.alone.is_some() { Ok(passage) } else { Err(too_long(key)) }
+    }
+
+    fn passage(&self, key: K) -> Passage<'_, K> {
+        Passage { owner: self, key, shared: None, alone: None }
+    }
+
+    fn gate(&self, key: K) -> Arc<tokio::sync::RwLock<()>> {
+        self.gates.lock().entry(key).or_default().clone()
+    }
+}
+
+impl<K: Hash + Eq + Copy + Debug> Drop for Passage<'_, K> {
+    fn drop(&mut self) {
+        self.shared = None;
+        self.alone = None;
+        let mut gates = self.owner.gates.lock();
+        if gates.get(&self.key).is_some_and(|gate| Arc::strong_count(gate) == 1) {
+            gates.remove(&self.key);
+        }
+    }
+}
+
+fn too_long(key: impl Debug) -> Error {
+    Error::new(ErrorKind::TimedOut, "another operation on the same thing takes too long")
+        .with("key", format_args!("{key:?}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +136,19 @@ mod tests {
         drop(locks.lock(7, deadline).await.unwrap());
         drop(other);
         assert!(locks.locks.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn changes_pass_a_gate_together_and_a_look_alone() {
+        let gates: KeyedGates<u64> = KeyedGates::default();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let soon = || Instant::now() + Duration::from_millis(10);
+        let (one, other) = (gates.change(7, deadline).await.unwrap(), gates.change(7, deadline).await.unwrap());
+        assert!(gates.look(7, soon()).await.is_err());
+        drop((one, other));
+        let look = gates.look(7, deadline).await.unwrap();
+        assert!(gates.change(7, soon()).await.is_err() && gates.look(7, soon()).await.is_err());
+        drop(look);
+        assert!(gates.gates.lock().is_empty());
     }
 }

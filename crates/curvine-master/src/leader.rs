@@ -19,11 +19,12 @@ use tokio::time::Instant;
 
 use crate::MasterOptions;
 use crate::coherence::Coherence;
-use crate::keyed::KeyedLocks;
+use crate::keyed::{KeyedGates, KeyedLocks};
 use crate::locks::LockWaits;
 use crate::mounts::UfsSeen;
 use crate::sessions::Sessions;
 use crate::state::MetaState;
+use crate::uploads::Uploads;
 use crate::workers::Workers;
 
 /// How often sessions are looked at for expiry.
@@ -47,8 +48,9 @@ pub struct Leader {
     pub(crate) workers: Workers,
     pub(crate) lock_waits: LockWaits,
     pub(crate) ufs: UfsSeen,
-    /// One look into a directory of an under file system at a time.
-    pub(crate) ufs_flights: KeyedLocks<InodeId>,
+    /// One look into a directory of an under file system at a time, and none while its names are changed.
+    pub(crate) ufs_gates: KeyedGates<InodeId>,
+    pub(crate) uploads: Uploads,
     /// One operation on the content of a file at a time.
     pub(crate) content_locks: KeyedLocks<InodeId>,
     /// One execution of a client's numbered command at a time: a retry waits for the first attempt.
@@ -77,7 +79,8 @@ impl Leader {
             workers: Workers::new(connector, options.lease_time),
             lock_waits: LockWaits::default(),
             ufs: UfsSeen::default(),
-            ufs_flights: KeyedLocks::default(),
+            ufs_gates: KeyedGates::default(),
+            uploads: Uploads::default(),
             content_locks: KeyedLocks::default(),
             command_locks: KeyedLocks::default(),
             checks: tokio::sync::Semaphore::new(1),
@@ -94,6 +97,7 @@ impl Leader {
         tasks.spawn(self.clone().expire_sessions());
         tasks.spawn(self.clone().seal_files());
         tasks.spawn(self.clone().delete_garbage());
+        tasks.spawn(self.clone().upload_files());
         tasks
     }
 

@@ -24,6 +24,8 @@ mod server;
 mod service;
 mod sessions;
 mod state;
+mod store_names;
+mod uploads;
 mod workers;
 
 pub use options::MasterOptions;

@@ -46,16 +46,27 @@ struct Seen {
     listed: HashMap<InodeId, Validity>,
     names: HashMap<(InodeId, Bytes), Validity>,
     files: HashMap<InodeId, Validity>,
+    /// What was seen in these directories until then counts no more.
+    forgotten: HashMap<InodeId, Duration>,
+}
+
+impl Seen {
+    fn is_valid(&self, dir: InodeId, validity: Option<&Validity>) -> bool {
+        let forgotten = self.forgotten.get(&dir).copied();
+        validity.is_some_and(|seen| !seen.left().is_zero() && forgotten.is_none_or(|until| seen.since > until))
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Validity {
+    since: Duration,
     until: Duration,
 }
 
 impl Validity {
     fn new(ttl: Duration) -> Self {
-        Self { until: boot_clock() + ttl }
+        let since = boot_clock();
+        Self { since, until: since + ttl }
     }
 
     fn left(self) -> Duration {
@@ -65,7 +76,7 @@ impl Validity {
 
 impl UfsSeen {
     fn bound(seen: &mut Seen) {
-        if seen.names.len() + seen.files.len() + seen.listed.len() > SEEN_MAX {
+        if seen.names.len() + seen.files.len() + seen.listed.len() + seen.forgotten.len() > SEEN_MAX {
             *seen = Seen::default();
         }
     }
@@ -87,13 +98,13 @@ impl UfsSeen {
     }
 
     fn knows_listing(&self, dir: InodeId) -> bool {
-        self.inner.lock().listed.get(&dir).is_some_and(|validity| !validity.left().is_zero())
+        let seen = self.inner.lock();
+        seen.is_valid(dir, seen.listed.get(&dir))
     }
 
     fn knows_name(&self, dir: InodeId, name: &Bytes) -> bool {
         let seen = self.inner.lock();
-        let valid = |validity: Option<&Validity>| validity.is_some_and(|validity| !validity.left().is_zero());
-        valid(seen.listed.get(&dir)) || valid(seen.names.get(&(dir, name.clone())))
+        seen.is_valid(dir, seen.listed.get(&dir)) || seen.is_valid(dir, seen.names.get(&(dir, name.clone())))
     }
 
     fn knows_file(&self, inode: InodeId) -> bool {
@@ -117,6 +128,26 @@ impl UfsSeen {
     fn forget(&self) {
         *self.inner.lock() = Seen::default();
     }
+
+    /// A name, or a file, is as it was made or stored from here just now.
+    pub(crate) fn made(&self, dir: InodeId, name: &Bytes, inode: InodeId, mount: &MountInfo) {
+        self.saw_name(dir, name, Some(inode), ttl_of(mount));
+    }
+
+    /// The file is as it was stored from here just now.
+    pub(crate) fn stored(&self, file: InodeId, mount: &MountInfo) {
+        let mut seen = self.inner.lock();
+        Self::bound(&mut seen);
+        seen.files.insert(file, Validity::new(ttl_of(mount)));
+    }
+
+    /// The store is to be asked again for the names of a directory.
+    pub(crate) fn forget_listing(&self, dir: InodeId) {
+        let mut seen = self.inner.lock();
+        Self::bound(&mut seen);
+        seen.listed.remove(&dir);
+        seen.forgotten.insert(dir, boot_clock());
+    }
 }
 
 /// Whether the store, or the way to it, failed: not an answer about the object.
@@ -125,7 +156,7 @@ fn is_store_trouble(error: &Error) -> bool {
     matches!(error.kind(), Ufs | TimedOut | Unavailable | ConnectionLost | Io)
 }
 
-fn ttl_of(mount: &MountInfo) -> Duration {
+pub(crate) fn ttl_of(mount: &MountInfo) -> Duration {
     match mount.settings.as_ref().map_or(0, |settings| settings.ttl_ms) {
         0 => TTL_DEFAULT,
         millis => Duration::from_millis(millis),
@@ -165,7 +196,7 @@ impl Leader {
         if self.ufs.knows_name(dir.inode, name) {
             return Ok(());
         }
-        let _flight = self.ufs_flights.lock(dir.inode, deadline).await?;
+        let _look = self.ufs_gates.look(dir.inode, deadline).await?;
         if self.ufs.knows_name(dir.inode, name) {
             return Ok(());
         }
@@ -173,7 +204,15 @@ impl Leader {
             let (bound, mount, attr) = self.ufs_dir(dir.inode)?;
             let Ok(text) = std::str::from_utf8(name) else { return Ok(()) };
             let key = format!("{}{text}", bound.prefix);
-            let known = self.replica.state().read().0.lookup(dir.inode, name)?;
+            let (known, began) = {
+                let state = self.replica.state().read();
+                let known = state.0.lookup(dir.inode, name)?;
+                if known.as_ref().is_some_and(|known| state.0.upload_of(known.inode).is_some()) {
+                    // The store has nothing to say about it.
+                    return Ok(());
+                }
+                (known, state.0.stores())
+            };
             let patience = if known.is_some() { deadline.min(Instant::now() + PATIENCE) } else { deadline };
             let object = match (self.stat_in_store(&mount, key, patience).await, known) {
                 (Ok(object), _) => object,
@@ -185,7 +224,8 @@ impl Leader {
                 (Err(error), _) => return Err(error),
             };
             let entry = object.and_then(|object| entry_of(object, &bound.prefix)).filter(|(found, _)| found == name);
-            let mut observed = UfsObserved { dir: dir.inode, observed_change: attr.change, ..Default::default() };
+            let mut observed =
+                UfsObserved { dir: dir.inode, observed_change: attr.change, began, ..Default::default() };
             match entry {
                 Some((_, entry)) => observed.entries.push(entry),
                 None => observed.absent.push(name.clone()),
@@ -200,7 +240,12 @@ impl Leader {
         Err(Error::new(ErrorKind::Overloaded, "the directory changes too often").with("inode", dir.inode))
     }
 
-    async fn stat_in_store(&self, mount: &MountInfo, key: String, deadline: Instant) -> Result<Option<UfsObject>> {
+    pub(crate) async fn stat_in_store(
+        &self,
+        mount: &MountInfo,
+        key: String,
+        deadline: Instant,
+    ) -> Result<Option<UfsObject>> {
         let request = UfsStatRequest { mount: mount.id, mount_change: mount.change, key };
         let worker = self.workers.any()?;
         let reply: UfsStatReply = self.workers.call(worker, Method::UfsStat, &request, Bytes::new(), deadline).await?;
@@ -212,7 +257,7 @@ impl Leader {
         if self.ufs.knows_listing(dir.inode) {
             return Ok(());
         }
-        let _flight = self.ufs_flights.lock(dir.inode, deadline).await?;
+        let _look = self.ufs_gates.look(dir.inode, deadline).await?;
         if self.ufs.knows_listing(dir.inode) {
             return Ok(());
         }
@@ -236,6 +281,7 @@ impl Leader {
     /// One whole listing. `Ok(false)`: the directory changed under it.
     async fn observe_listing(&self, dir: InodeId, deadline: Instant) -> Result<bool> {
         let (bound, mount, attr) = self.ufs_dir(dir)?;
+        let began = self.replica.state().read().0.stores();
         let mut change = attr.change;
         let mut seen: HashSet<Bytes> = HashSet::new();
         let mut start_after = String::new();
@@ -248,11 +294,20 @@ impl Leader {
                 limit: OBSERVED_ENTRIES_MAX as u32,
             };
             let worker = self.workers.any()?;
-            let page: UfsListReply =
-                self.workers.call(worker, Method::UfsList, &request, Bytes::new(), deadline).await?;
+            let page: Result<UfsListReply> =
+                self.workers.call(worker, Method::UfsList, &request, Bytes::new(), deadline).await;
+            let page = match page {
+                // Nothing is in it. Whether it is there itself is seen in the directory above.
+                Err(error) if error.kind() == ErrorKind::NotFound && !bound.prefix.is_empty() => {
+                    let above = self.replica.state().read().0.parent(dir)?;
+                    self.ufs.forget_listing(above);
+                    UfsListReply::default()
+                }
+                page => page?,
+            };
             let found: Vec<(Bytes, UfsEntry)> =
                 page.entries.into_iter().filter_map(|object| entry_of(object, &bound.prefix)).collect();
-            let mut observed = UfsObserved { dir, observed_change: change, ..Default::default() };
+            let mut observed = UfsObserved { dir, observed_change: change, began, ..Default::default() };
             for (name, entry) in found {
                 seen.insert(name);
                 observed.entries.push(entry);
@@ -272,7 +327,7 @@ impl Leader {
         let last = parts.len() - 1;
         for (position, absent) in parts.into_iter().enumerate() {
             let complete = position == last;
-            let observed = UfsObserved { dir, observed_change: change, absent, complete, ..Default::default() };
+            let observed = UfsObserved { dir, observed_change: change, absent, complete, began, ..Default::default() };
             let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
             change = after.change;
         }
@@ -393,6 +448,14 @@ impl Leader {
     ) -> Result<MutateReply> {
         self.workers.any()?;
         let path = mount.path.clone();
+        let before = {
+            let mounts = self.replica.state().read().0.mounts();
+            let clean: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+            let is_there = |mount: &MountInfo| {
+                mount.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).eq(clean.iter().copied())
+            };
+            mounts.into_iter().find(is_there)
+        };
         let inode = self.deepest(&path);
         let change = self.begin_change(0, &[inode], &[], deadline).await?;
         let command = numbered_command(&numbered, CommandBody::MountUfs(mount));
@@ -401,7 +464,14 @@ impl Leader {
         if outcome.error.is_none() {
             let id = outcome.id as MountId;
             if let Err(error) = self.try_mount(id, deadline).await {
-                self.internal(CommandBody::UmountUfs(UmountUfs { path }), deadline).await?;
+                // As it was before: with other options, or not there.
+                let undo = match before {
+                    Some(MountInfo { path, url, options, secrets, settings, .. }) => {
+                        CommandBody::MountUfs(MountUfs { path, url, options, secrets, settings })
+                    }
+                    None => CommandBody::UmountUfs(UmountUfs { path, force: true }),
+                };
+                self.internal(undo, deadline).await?;
                 return Err(error);
             }
         }

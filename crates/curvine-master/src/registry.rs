@@ -128,7 +128,13 @@ impl Leader {
                 state.0.layout(content.inode, false).map_or(true, |layout| layout.generation > content.generation);
             wanted == Wanted::No && older
         };
-        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect() }
+        // The store has it, but the worker was not told, or has forgotten, that it is a copy.
+        let stored = |content: &&curvine_proto::ContentId| {
+            content.version != 0
+                && state.0.content_wanted(content.inode, content.generation, request.worker) == Wanted::Cached
+        };
+        let release = request.contents.iter().filter(stored).copied().collect();
+        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect(), release }
     }
 
     pub(crate) fn resolve_content(&self, request: ResolveContentRequest) -> Result<ResolveContentReply> {

@@ -102,6 +102,8 @@ impl Leader {
             ("cache_hits".to_string(), stats.cache_hits),
             ("cache_misses".to_string(), stats.cache_misses),
             ("ufs_bytes".to_string(), stats.ufs_bytes),
+            ("jobs".to_string(), counts.jobs),
+            ("uploads_running".to_string(), self.uploads.running() as u64),
         ]);
         ReportReply {
             cluster: cluster.map(|cluster| cluster.0.to_vec().into()).unwrap_or_default(),

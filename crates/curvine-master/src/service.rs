@@ -125,6 +125,11 @@ impl Leader {
                 only_workers(&call.peer)?;
                 reply(self.resolve_mount(call.request()?))
             }
+            Method::FlushToStore => {
+                let request = call.request()?;
+                reply(detached(async move { self.flush_to_store(request, deadline).await }).await)
+            }
+            Method::ListJobs => Ok(Reply::new(&self.list_jobs(call.request()?))),
             Method::ReportChanged => {
                 only_workers(&call.peer)?;
                 let request = call.request()?;
@@ -150,6 +155,7 @@ fn is_read(method: Method) -> bool {
             | Method::ListXattr
             | Method::GetLock
             | Method::GetLayout
+            | Method::ListJobs
             | Method::Open
             | Method::MountTable
             | Method::ResolveContent

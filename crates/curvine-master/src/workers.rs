@@ -117,6 +117,13 @@ impl Workers {
             })
     }
 
+    /// The workers that were heard lately.
+    pub fn live(&self) -> Vec<WorkerId> {
+        let inner = self.inner.lock();
+        let oldest = boot_clock().saturating_sub(self.lease);
+        inner.values().filter(|live| live.heard >= oldest).map(|live| live.record.id).collect()
+    }
+
     /// A live worker for work that any can do.
     pub fn any(&self) -> Result<WorkerId> {
         let inner = self.inner.lock();

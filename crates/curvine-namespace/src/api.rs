@@ -56,15 +56,14 @@ pub struct UfsDir {
     pub complete_at: Option<Time>,
 }
 
-/// How a name relates to the object of the under file system. Only `Clean` arises while mounts are read-only.
+/// How a name relates to the object of the under file system. A name that is removed here goes only after the store has removed
+/// it, so there are no tombstones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryState {
     /// As the store has it.
     Clean,
     /// Changed here, not yet in the store.
     Dirty,
-    /// Removed here, not yet in the store.
-    Tombstone,
 }
 
 /// A known name in a directory of an under file system, to compare a listing with.
@@ -139,4 +138,6 @@ pub struct Counts {
     pub garbage: u64,
     /// Removed directory trees whose inodes have not all been freed yet.
     pub doomed: u64,
+    /// Work that the log remembers: dirty files, and what else waits.
+    pub jobs: u64,
 }

@@ -93,7 +93,9 @@ impl State {
         let is_blocks = matches!(placed.as_deref(), Some(Placed::Blocks(_)));
         let is_object = matches!(placed.as_deref(), Some(Placed::Ufs(_)));
         ensure(inode.has(BLOCKS) == is_blocks, "blocks without flag, or the reverse", id)?;
-        ensure((inode.has(UFS) && inode.is_file()) == is_object, "an object without flag, or the reverse", id)?;
+        ensure(inode.is_object() == is_object, "an object without flag, or the reverse", id)?;
+        ensure(inode.has(DIRTY) == self.uploads.contains(&id), "a dirty file without an upload, or the reverse", id)?;
+        ensure(!inode.has(DIRTY) || inode.has(UFS) && inode.is_file(), "dirty and of no mount", id)?;
         ensure((inode.has(UFS) && inode.is_dir()) == self.ufs_dirs.contains(&id), "a directory of no mount", id)?;
         ensure(inode.has(LIVE) == self.live.contains(&id) && (is_blocks || !inode.has(LIVE)), "live or not", id)?;
         let inline = self.store.inline(id).map_or(0, |data| data.len() as u64);
@@ -132,6 +134,16 @@ impl State {
             for session in sessions {
                 found(session, Held::Lock, *id)?;
             }
+        }
+        for (id, job) in self.jobs.iter() {
+            ensure(*id == job.id && *id < self.meta.next_job, "a job of another number", job.inode)?;
+            let key = (job.mount, job.key.as_str().into(), *id);
+            ensure(self.job_keys.contains(&key), "a job that is not found by its key", job.inode)?;
+        }
+        ensure(self.job_keys.len() == self.jobs.len(), "keys of jobs that are not there", 0)?;
+        for (id, job) in self.uploads.iter() {
+            self.need_inode(*id, "an upload")?;
+            ensure(self.jobs.get(job).is_some_and(|job| job.inode == *id), "an upload of another inode", *id)?;
         }
         ensure(holdings == self.held.len(), "sessions hold what is not there", 0)?;
         for (id, _) in self.store.all_placed() {

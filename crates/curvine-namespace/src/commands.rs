@@ -4,6 +4,7 @@ mod attributes;
 mod cluster;
 mod content;
 mod grants;
+mod jobs;
 mod locks;
 mod mounts;
 mod names;
@@ -11,6 +12,7 @@ mod observe;
 mod reap;
 mod rename;
 mod sessions;
+mod stored;
 mod xattrs;
 
 use curvine_proto::Outcome;
@@ -48,6 +50,9 @@ impl State {
             Body::UmountUfs(command) => self.umount_ufs(command),
             Body::UfsObserved(command) => self.ufs_observed(command),
             Body::UfsChanged(command) => self.ufs_changed(command),
+            Body::UfsAdopt(command) => self.ufs_adopt(command),
+            Body::UfsStored(command) => self.ufs_stored(command),
+            Body::SetJob(command) => self.set_job(command),
         }
     }
 }

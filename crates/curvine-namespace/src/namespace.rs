@@ -167,6 +167,7 @@ impl Namespace {
             mounts: state.mounts.len() as u64,
             garbage: state.garbage.len() as u64,
             doomed: state.doomed.len() as u64,
+            jobs: state.jobs.len() as u64,
         }
     }
 }

@@ -27,6 +27,8 @@ pub const MOUNT_ROOT: u8 = 8;
 pub const XATTRS: u8 = 16;
 /// Made without a name (O_TMPFILE), and may still get its first one.
 pub const UNNAMED: u8 = 32;
+/// A file of an under file system whose content is here (inline or in blocks) and not in the store yet.
+pub const DIRTY: u8 = 64;
 
 /// An inode.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,7 +105,12 @@ impl Inode {
 
     /// A regular file whose content is in the metadata.
     pub fn is_inline(&self) -> bool {
-        self.is_file() && !self.has(BLOCKS | UFS)
+        self.is_file() && !self.has(BLOCKS) && !self.is_object()
+    }
+
+    /// A regular file whose content is what the under file system has.
+    pub fn is_object(&self) -> bool {
+        self.is_file() && self.has(UFS) && !self.has(DIRTY)
     }
 
     /// The generation of a file's content; 0 for what has none.
@@ -158,6 +165,8 @@ pub struct UfsObject {
     pub etag: Box<str>,
     pub size: u64,
     pub mtime: Stamp,
+    /// Number of the change of the store that Curvine itself made it with; 0: it was only seen.
+    pub stored: u64,
 }
 
 /// A directory of an under file system.
@@ -166,6 +175,8 @@ pub struct UfsDirectory {
     pub mount: MountId,
     pub prefix: Arc<str>,
     pub complete_at: Option<Stamp>,
+    /// As `UfsObject::stored`.
+    pub stored: u64,
 }
 
 /// An entry of the mount table.

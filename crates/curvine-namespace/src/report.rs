@@ -1,8 +1,8 @@
 //! Reading what belongs to clients and workers: grants, locks, sessions, workers, mounts, garbage.
 
 use bytes::Bytes;
-use curvine_proto::{Garbage, LockHolder, MountInfo, SetLock};
-use curvine_types::{Cookie, ErrorKind, Generation, InodeId, MountId, Result, SessionId, WorkerId};
+use curvine_proto::{FileKind, Garbage, Job, LockHolder, MountInfo, SetLock};
+use curvine_types::{Cookie, ErrorKind, Generation, InodeId, MountId, Name, Result, SessionId, WorkerId};
 
 use crate::api::*;
 use crate::namespace::Namespace;
@@ -83,6 +83,46 @@ impl Namespace {
         let names = rest.by_ref().take(limit).filter_map(|(cookie, dentry)| state.ufs_name(cookie, dentry));
         let names = names.collect();
         Ok((names, rest.next().is_none()))
+    }
+
+    /// Changes of stores that Curvine has made so far; a look that begins now is told this number.
+    pub fn stores(&self) -> u64 {
+        self.state.meta.stores
+    }
+
+    /// The key that a new name in a directory of a mount would have; the error of the command if it cannot be made.
+    pub fn key_of_new(&self, dir: InodeId, name: &[u8], kind: FileKind) -> Result<String> {
+        self.state.key_of_new(dir, &Name::new(name)?, kind)
+    }
+
+    /// `ReadOnly` if the inode is of a mount that is.
+    pub fn check_writable(&self, inode: InodeId) -> Result<()> {
+        self.state.check_writable(inode, &self.state.inode(inode)?)
+    }
+
+    /// The upload that a dirty file waits for.
+    pub fn upload_of(&self, inode: InodeId) -> Option<Job> {
+        self.state.upload_of(inode).map(|job| Job::clone(job))
+    }
+
+    /// A job that is not done.
+    pub fn job(&self, id: u64) -> Option<Job> {
+        self.state.jobs.get(&id).map(|job| Job::clone(job))
+    }
+
+    /// Jobs that are not done, by numbers above `after`, of one mount or (0) of all, and whether these were the last.
+    pub fn jobs(&self, mount: MountId, after: u64, limit: usize) -> (Vec<Job>, bool) {
+        let all = self.state.jobs.range(&after.saturating_add(1));
+        let mut rest = all.filter(|(_, job)| mount == 0 || job.mount == mount);
+        let jobs = rest.by_ref().take(limit).map(|(_, job)| Job::clone(job)).collect();
+        (jobs, rest.next().is_none())
+    }
+
+    /// The inodes of the files below a directory of a mount that are dirty, at most `limit`.
+    pub fn dirty_below(&self, mount: MountId, prefix: &str, limit: usize) -> Vec<InodeId> {
+        let from = self.state.job_keys.range(&(mount, prefix.into(), 0));
+        let below = from.take_while(|((have, key, _), ())| *have == mount && key.starts_with(prefix));
+        below.filter_map(|((.., id), ())| self.state.jobs.get(id).map(|job| job.inode)).take(limit).collect()
     }
 
     /// Contents that workers should delete; those that [`curvine_proto::ForgetGarbage`] names are gone.
@@ -186,7 +226,7 @@ impl State {
             cookie,
             name: Bytes::copy_from_slice(dentry.name.as_bytes()),
             inode: dentry.child,
-            state: EntryState::Clean,
+            state: if inode.has(DIRTY) { EntryState::Dirty } else { EntryState::Clean },
             directory: inode.is_dir(),
             key,
             etag,

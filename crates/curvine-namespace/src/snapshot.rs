@@ -61,14 +61,15 @@ enum Section {
     Locks = 15,
     Garbage = 16,
     Doomed = 17,
+    Jobs = 18,
 }
 
 impl Section {
-    const ALL: [Section; 18] = {
+    const ALL: [Section; 19] = {
         use Section::*;
         [
             End, Meta, Sessions, Results, Workers, Mounts, Inodes, Dentries, Links, Xattrs, Inline, Placed, UfsDirs,
-            Grants, Orphans, Locks, Garbage, Doomed,
+            Grants, Orphans, Locks, Garbage, Doomed, Jobs,
         ]
     };
 

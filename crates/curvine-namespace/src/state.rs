@@ -1,12 +1,12 @@
 //! The whole replicated state and the steps that commands are made of.
 //!
 //! Always: every inode but the root has as many names as its link count says (directories: one, and a count of 2 plus
-//! their subdirectories), or it is an orphan with count 0 that a session holds. The tables `held`, `clients` and `live`
-//! follow from the others. A step never fails half way: commands check everything before they change anything.
+//! their subdirectories), or it is an orphan with count 0 that a session holds. The tables `held`, `clients`, `live`,
+//! `uploads` and `job_keys` follow from the others. A step never fails half way: commands check everything before they change anything.
 
 use std::sync::Arc;
 
-use curvine_proto::{Attr, FileKind, Time};
+use curvine_proto::{Attr, FileKind, Job, Time};
 use curvine_types::{
     ClusterId, Cookie, Error, ErrorKind, Generation, InodeId, MountId, Name, ROOT_INODE, Result, SessionId, WorkerId,
 };
@@ -41,6 +41,11 @@ pub(crate) struct State {
     pub garbage: Tree<(WorkerId, InodeId, Generation), ()>,
     /// Tables of names whose directory is gone; their inodes are freed step by step.
     pub doomed: Tree<u64, ()>,
+    pub jobs: Tree<u64, Arc<Job>>,
+    /// The upload that a dirty inode waits for.
+    pub uploads: Tree<InodeId, u64>,
+    /// Jobs by where in which store they write.
+    pub job_keys: Tree<(MountId, Arc<str>, u64), ()>,
 }
 
 /// Numbers of the whole.
@@ -56,6 +61,9 @@ pub(crate) struct Meta {
     pub next_mount: MountId,
     /// Numbers executed commands, for the order of kept results.
     pub next_order: u64,
+    pub next_job: u64,
+    /// Changes of stores that Curvine made.
+    pub stores: u64,
     pub tally: Tally,
 }
 
@@ -82,6 +90,8 @@ impl Default for Meta {
             next_worker: 1,
             next_mount: 1,
             next_order: 1,
+            next_job: 1,
+            stores: 0,
             tally: Tally::default(),
         }
     }
@@ -138,7 +148,7 @@ impl State {
     /// A directory that takes new names: it is linked and belongs to no read-only mount.
     pub fn dir_for_names(&self, id: InodeId) -> Result<Inode> {
         let dir = self.dir(id)?;
-        check_writable(id, &dir)?;
+        self.check_writable(id, &dir)?;
         if dir.nlink == 0 {
             return Err(fail(ErrorKind::NotFound, "the directory was removed").with("inode", id));
         }
@@ -258,6 +268,7 @@ impl State {
         let Some(inode) = self.store.inode(id) else { return Attr::default() };
         let attr = self.attr_of(id, &inode);
         if inode.nlink == 0 {
+            self.detach(id, &inode);
             for holder in holders.iter().filter(|holder| self.sessions.contains(holder)) {
                 self.orphans.insert((id, *holder), ());
                 self.held.insert((*holder, Held::Orphan, id), ());
@@ -281,12 +292,7 @@ impl State {
     pub fn free(&mut self, id: InodeId) {
         let Some(inode) = self.store.inode(id) else { return };
         self.drop_content(id, &inode);
-        if inode.has(XATTRS) {
-            let names: Vec<Label> = self.store.xattrs_of(id).map(|(name, _)| name.clone()).collect();
-            for name in names {
-                self.store.remove_xattr(id, name.as_bytes());
-            }
-        }
+        self.drop_xattrs(id);
         if let Some(locks) = self.locks.remove(&id) {
             for lock in locks.iter() {
                 self.held.remove(&(lock.session, Held::Lock, id));
@@ -302,8 +308,21 @@ impl State {
             self.held.remove(&(holder, Held::Orphan, id));
         }
         self.ufs_dirs.remove(&id);
+        self.end_upload(id);
         self.meta.tally.count(&inode, false);
         self.store.remove_inode(id);
+    }
+
+    /// Forgets all extended attributes of an inode.
+    pub fn drop_xattrs(&mut self, id: InodeId) {
+        if !self.store.inode(id).is_some_and(|inode| inode.has(XATTRS)) {
+            return;
+        }
+        let names: Vec<Label> = self.store.xattrs_of(id).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.store.remove_xattr(id, name.as_bytes());
+        }
+        self.edit(id, |inode| inode.set(XATTRS, false));
     }
 
     /// The first session that holds an unlinked inode.
@@ -322,8 +341,20 @@ impl State {
         }
         match self.store.placed(id).as_deref() {
             Some(Placed::Ufs(object)) => object.mount,
-            _ => 0,
+            _ => self.upload_of(id).map_or(0, |job| job.mount),
         }
+    }
+
+    /// Refuses what would change a mount that is read-only.
+    pub fn check_writable(&self, id: InodeId, inode: &Inode) -> Result<()> {
+        if !inode.has(UFS) {
+            return Ok(());
+        }
+        let mount = self.mounts.get(&self.mount_of(id, inode));
+        if mount.is_none_or(|mount| mount.settings.read_only) {
+            return Err(fail(ErrorKind::ReadOnly, "the under file system is mounted read-only").with("inode", id));
+        }
+        Ok(())
     }
 
     /// The attributes of an inode that is there.
@@ -367,12 +398,4 @@ impl State {
     pub fn parent_of(&self, id: InodeId, dir: &Inode) -> InodeId {
         if id == ROOT_INODE { ROOT_INODE } else { dir.parent }
     }
-}
-
-/// Refuses what would change an under file system.
-pub(crate) fn check_writable(id: InodeId, inode: &Inode) -> Result<()> {
-    if inode.has(UFS) {
-        return Err(fail(ErrorKind::ReadOnly, "mounts of under file systems are read-only").with("inode", id));
-    }
-    Ok(())
 }

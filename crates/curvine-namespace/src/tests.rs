@@ -11,4 +11,5 @@ mod names;
 mod rename;
 mod rescue;
 mod sessions;
+mod stored;
 mod ufs;

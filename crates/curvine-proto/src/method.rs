@@ -89,6 +89,16 @@ methods! {
     /// Operator to worker: what it has.
     ListHeld = 222,
 
+    /// Client to master: close of a file of a mount.
+    FlushToStore = 260,
+    ListJobs = 261,
+
+    /// Master to worker: changes of a store, and of what is kept of it.
+    StoreObject = 270,
+    StoreChange = 271,
+    ReleaseContent = 272,
+    AdoptObject = 273,
+
     /// Between masters.
     RaftAppend = 150,
     RaftVote = 151,

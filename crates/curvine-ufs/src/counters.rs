@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 pub struct Counters {
     pub(crate) requests: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    pub(crate) written: AtomicU64,
     pub(crate) errors: AtomicU64,
     pub(crate) retries: AtomicU64,
     pub(crate) in_flight: AtomicU64,
@@ -20,6 +21,8 @@ pub struct CountersSnapshot {
     pub requests: u64,
     /// Bytes of content read.
     pub bytes: u64,
+    /// Bytes of content stored.
+    pub written: u64,
     /// Attempts that failed; "not found" and "changed" are answers, no failures.
     pub errors: u64,
     /// Attempts that repeated a failed one.
@@ -36,6 +39,7 @@ impl Counters {
         CountersSnapshot {
             requests: self.requests.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
+            written: self.written.load(Relaxed),
             errors: self.errors.load(Relaxed),
             retries: self.retries.load(Relaxed),
             in_flight: self.in_flight.load(Relaxed),

@@ -8,12 +8,15 @@ mod cursors;
 mod error;
 mod limit;
 mod local;
+mod local_write;
 mod metered;
 mod options;
 mod policy;
 mod retry;
 mod s3;
 mod s3_pages;
+mod s3_write;
+mod source;
 mod timeout;
 
 use std::collections::BTreeMap;
@@ -26,7 +29,8 @@ use futures::future::BoxFuture;
 
 pub use counters::{Counters, CountersSnapshot};
 pub use options::split_secrets;
-pub use policy::Policy;
+pub use policy::{Policy, store_timeout};
+pub use source::{Condition, Source};
 
 /// A file or a directory of an under file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +86,26 @@ pub trait Ufs: Send + Sync {
     /// Exactly `len` bytes from `offset`, of the version that is expected. `VersionMismatch`: the object is another one now;
     /// `NotFound`: it is gone.
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>>;
+
+    /// Makes `key` the object that `source` holds, whole or not at all, if the store has there what `when` says; what the store has
+    /// then. `VersionMismatch`: it has something else. Repeating it is fine: an object that carries the source's token is its own.
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>>;
+
+    /// Makes the directory `key` (ends in `/`) and what is missing above it; one that is there is fine.
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes the directory `key` (ends in `/`); `DirectoryNotEmpty` if anything is below it; one that is not there is fine.
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Removes the file `key`; one that is not there is fine.
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>>;
+
+    /// Moves the file `from`, which must be the expected version, to `to`, replacing what is there; the file as it is then.
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>>;
+
+    /// Moves all that is below the directory `from` to below `to` (both end in `/`); how many objects. `CrossDevice`, and nothing
+    /// is done: there are more than `limit`.
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>>;
 
     /// What went to the store and came back.
     fn counters(&self) -> &Counters;

@@ -7,8 +7,8 @@ use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 
-use crate::policy::Policy;
-use crate::{Counters, Expect, ListPage, Object, Ufs};
+use crate::policy::{Policy, SLOW, time_for};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
 
 pub(crate) struct LimitUfs<U> {
     inner: U,
@@ -22,14 +22,26 @@ impl<U: Ufs> LimitUfs<U> {
     }
 
     async fn bound<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.bound_to(self.timeout, call).await
+    }
+
+    async fn bound_slow<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.bound_to(self.timeout + 2 * SLOW, call).await
+    }
+
+    async fn bound_for<T>(&self, bytes: u64, call: impl Future<Output = Result<T>>) -> Result<T> {
+        self.bound_to(self.timeout + 2 * time_for(bytes), call).await
+    }
+
+    async fn bound_to<T>(&self, timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
         let call = async {
             // The semaphore is never closed.
             let _turn = self.turns.acquire().await;
             call.await
         };
-        tokio::time::timeout(self.timeout, call).await.unwrap_or_else(|_| {
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Ufs, "the under file system did not answer in time")
-                .with("seconds", self.timeout.as_secs_f64()))
+                .with("seconds", timeout.as_secs_f64()))
         })
     }
 }
@@ -45,6 +57,30 @@ impl<U: Ufs> Ufs for LimitUfs<U> {
 
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(self.bound(self.inner.read(key, offset, len, expect)))
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.bound_for(source.size(), self.inner.store(key, source, when)))
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.make_directory(key)))
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.remove_directory(key)))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.delete(key)))
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.bound_slow(self.inner.rename(from, to, expect)))
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.bound_slow(self.inner.rename_directory(from, to, limit)))
     }
 
     fn counters(&self) -> &Counters {

@@ -16,13 +16,14 @@ use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result, Secret};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 use tracing::debug;
 
 use crate::cursors::Cursors;
+use crate::local_write::UPLOADS;
 use crate::options::unknown;
-use crate::{Counters, Expect, ListPage, Object, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
 
 pub(crate) struct LocalUfs {
     tree: Arc<Tree>,
@@ -31,7 +32,7 @@ pub(crate) struct LocalUfs {
 }
 
 /// What blocking calls need.
-struct Tree {
+pub(crate) struct Tree {
     root: PathBuf,
     counters: Arc<Counters>,
 }
@@ -59,7 +60,10 @@ impl LocalUfs {
     }
 
     /// Runs a blocking call where it blocks nobody.
-    async fn blocking<T: Send + 'static>(&self, call: impl FnOnce(&Tree) -> Result<T> + Send + 'static) -> Result<T> {
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Tree) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let tree = self.tree.clone();
         let run = tokio::task::spawn_blocking(move || call(&tree));
         run.await.unwrap_or_else(|source| {
@@ -96,7 +100,7 @@ impl LocalUfs {
 
 impl Tree {
     /// Opens below the root; `None`: not there, or the way leads out of the root.
-    fn open(&self, key: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
+    pub(crate) fn open(&self, key: &str, flags: OFlags) -> Result<Option<OwnedFd>> {
         let failed = |errno: Errno| {
             Error::from_io(errno.into(), "cannot open in the under file system")
                 .with("key", key)
@@ -136,7 +140,10 @@ impl Tree {
         format!("file://{}", self.root.display())
     }
 
-    fn stat(&self, key: &str) -> Result<Option<Object>> {
+    pub(crate) fn stat(&self, key: &str) -> Result<Option<Object>> {
+        if key == UPLOADS {
+            return Ok(None);
+        }
         let Some(fd) = self.open(key, OFlags::PATH)? else { return Ok(None) };
         let stat = rustix::fs::fstat(&fd)
             .map_err(|errno| Error::from_io(errno.into(), "cannot stat in the under file system").with("key", key))?;
@@ -162,7 +169,7 @@ impl Tree {
         for entry in rustix::fs::Dir::read_from(fd.as_fd()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") {
+            if matches!(name, b"." | b"..") || name == UPLOADS.as_bytes() && key.is_empty() {
                 continue;
             }
             let Ok(name) = std::str::from_utf8(name) else {
@@ -209,7 +216,7 @@ impl Tree {
 }
 
 /// `VersionMismatch` unless the open file is what was expected.
-fn check(key: &str, file: &std::fs::File, expect: &Expect) -> Result<()> {
+pub(crate) fn check(key: &str, file: &std::fs::File, expect: &Expect) -> Result<()> {
     let metadata = file.metadata();
     let metadata =
         metadata.map_err(|source| Error::from_io(source, "cannot stat in the under file system").with("key", key))?;
@@ -271,6 +278,35 @@ impl Ufs for LocalUfs {
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         let (key, expect) = (key.to_string(), expect.clone());
         self.blocking(move |tree| tree.read(&key, offset, len, &expect)).boxed()
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        self.store_file(key, source, when).boxed()
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        let key = key.to_string();
+        self.blocking(move |tree| tree.make_directory(&key)).boxed()
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        let key = key.to_string();
+        self.blocking(move |tree| tree.remove(&key, AtFlags::REMOVEDIR)).boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        let key = key.to_string();
+        self.blocking(move |tree| tree.remove(&key, AtFlags::empty())).boxed()
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        let (from, to, expect) = (from.to_string(), to.to_string(), expect.clone());
+        self.blocking(move |tree| tree.rename_file(&from, &to, &expect)).boxed()
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, _limit: u64) -> BoxFuture<'a, Result<u64>> {
+        let (from, to) = (from.to_string(), to.to_string());
+        self.blocking(move |tree| tree.rename(&from, &to).map(|()| 1)).boxed()
     }
 
     fn counters(&self) -> &Counters {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use curvine_types::{ErrorKind, Result};
 use futures::future::BoxFuture;
 
-use crate::{Counters, Expect, ListPage, Object, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
 
 pub(crate) struct MeteredUfs {
     inner: Arc<dyn Ufs>,
@@ -61,6 +61,34 @@ impl Ufs for MeteredUfs {
             self.counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
             Ok(bytes)
         })
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(async move {
+            let object = self.count(self.inner.store(key, source, when)).await?;
+            self.counters.written.fetch_add(object.size, Relaxed);
+            Ok(object)
+        })
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.count(self.inner.make_directory(key)))
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.count(self.inner.remove_directory(key)))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.count(self.inner.delete(key)))
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.count(self.inner.rename(from, to, expect)))
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.count(self.inner.rename_directory(from, to, limit)))
     }
 
     fn counters(&self) -> &Counters {

@@ -2,6 +2,21 @@
 
 use std::time::Duration;
 
+/// Slowest upload that is still waited for, bytes a second.
+const SLOWEST: u64 = 1 << 20;
+/// What is waited beyond the timeout for work that the store does by itself, such as copying objects.
+pub(crate) const SLOW: Duration = Duration::from_secs(60);
+
+/// What is waited beyond the timeout for so many bytes to be sent.
+pub(crate) fn time_for(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SLOWEST)
+}
+
+/// The longest that `Ufs::store` takes for so many bytes.
+pub fn store_timeout(policy: &Policy, bytes: u64) -> Duration {
+    policy.timeout + 2 * time_for(bytes)
+}
+
 /// Limits of one under file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {

@@ -1,6 +1,6 @@
 //! Decorator: tries again after failures that may pass, with growing pauses and within a budget.
 //!
-//! Always: only requests that change nothing come here, so each may be repeated. What is still failing at the end is a `Ufs`
+//! Always: each request that comes here may be repeated: it changes nothing, or leads to the same end when it is made again. What is still failing at the end is a `Ufs`
 //! error, so that nobody above takes it for a failure of Curvine's own and tries once more.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tracing::debug;
 
 use crate::policy::Policy;
-use crate::{Counters, Expect, ListPage, Object, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
 
 /// Credit is counted in tenths of a retry.
 const TENTHS: u32 = 10;
@@ -84,6 +84,30 @@ impl<U: Ufs> Ufs for RetryUfs<U> {
 
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(self.repeat(move || self.inner.read(key, offset, len, expect)))
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.repeat(move || self.inner.store(key, source, when)))
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.make_directory(key)))
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.remove_directory(key)))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.delete(key)))
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.repeat(move || self.inner.rename(from, to, expect)))
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.repeat(move || self.inner.rename_directory(from, to, limit)))
     }
 
     fn counters(&self) -> &Counters {

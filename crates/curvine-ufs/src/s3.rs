@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -23,7 +23,7 @@ use crate::error::from_store;
 use crate::options::s3_options;
 use crate::policy::Policy;
 use crate::s3_pages::{Listed, Pages};
-use crate::{Counters, Expect, ListPage, Object, Ufs, entry_name};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs, entry_name};
 
 /// Most keys in one answer of the store.
 const PAGE_MAX: usize = 1000;
@@ -33,7 +33,9 @@ const REGION_DEFAULT: &str = "us-east-1";
 type Entries = BoxStream<'static, Result<Listed>>;
 
 pub(crate) struct S3Ufs {
-    operator: Operator,
+    pub(crate) operator: Operator,
+    /// Whether the store knows conditions on writes; assumed until it says that it does not.
+    pub(crate) conditional: AtomicBool,
     /// For messages: `bucket/prefix`.
     place: String,
     secrets: Arc<[Secret]>,
@@ -64,10 +66,17 @@ impl S3Ufs {
         let secrets: Arc<[Secret]> = options.secrets.into();
         let operator = Operator::new(builder).map_err(|error| from_store(&error, "", &secrets).with("url", place))?;
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport(policy)?));
-        Ok(Self { operator, place: place.to_string(), secrets, cursors: Cursors::new(), counters })
+        Ok(Self {
+            operator,
+            conditional: AtomicBool::new(true),
+            place: place.to_string(),
+            secrets,
+            cursors: Cursors::new(),
+            counters,
+        })
     }
 
-    fn failed(&self, key: &str) -> impl Fn(opendal::Error) -> Error + 'static {
+    pub(crate) fn failed(&self, key: &str) -> impl Fn(opendal::Error) -> Error + 'static {
         let (place, secrets, key) = (self.place.clone(), self.secrets.clone(), key.to_string());
         move |error| from_store(&error, &key, &secrets).with("url", format!("s3://{place}"))
     }
@@ -182,7 +191,7 @@ impl S3Ufs {
 }
 
 /// Whether what the store answered with is what was expected.
-fn compare(seen: &Object, expect: &Expect) -> Result<(), &'static str> {
+pub(crate) fn compare(seen: &Object, expect: &Expect) -> Result<(), &'static str> {
     if !expect.etag.is_empty() && !seen.etag.is_empty() {
         return if seen.etag == expect.etag { Ok(()) } else { Err("the object has another etag than expected") };
     }
@@ -196,7 +205,7 @@ fn compare(seen: &Object, expect: &Expect) -> Result<(), &'static str> {
 }
 
 /// OpenDAL puts paths into a normal form; a key that is not in it cannot be asked for.
-fn is_plain(key: &str) -> bool {
+pub(crate) fn is_plain(key: &str) -> bool {
     normalize_path(key) == key
 }
 
@@ -212,7 +221,7 @@ fn directory(key: String) -> Object {
     Object { key, directory: true, size: 0, mtime: None, etag: String::new() }
 }
 
-fn file(key: &str, metadata: &Metadata) -> Object {
+pub(crate) fn file(key: &str, metadata: &Metadata) -> Object {
     let etag = metadata.etag().unwrap_or_default();
     let bare = etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap_or(etag);
     Object {
@@ -224,7 +233,7 @@ fn file(key: &str, metadata: &Metadata) -> Object {
     }
 }
 
-fn quoted(etag: &str) -> String {
+pub(crate) fn quoted(etag: &str) -> String {
     if etag.starts_with("W/") { etag.to_string() } else { format!("\"{etag}\"") }
 }
 
@@ -339,6 +348,30 @@ impl Ufs for S3Ufs {
 
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         self.read(key, offset, len, expect).boxed()
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        self.store_object(key, source, when).boxed()
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.put_marker(key).boxed()
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.remove_marker(key).boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.remove(key).boxed()
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        self.move_object(from, to, expect).boxed()
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
+        self.move_directory(from, to, limit).boxed()
     }
 
     fn counters(&self) -> &Counters {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
-use crate::{Counters, Expect, ListPage, Object, Ufs};
+use crate::policy::{SLOW, time_for};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
 
 pub(crate) struct TimeoutUfs<U> {
     inner: U,
@@ -19,9 +20,23 @@ impl<U: Ufs> TimeoutUfs<U> {
     }
 
     async fn bound<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| {
+        Self::bound_to(self.timeout, attempt).await
+    }
+
+    /// Work of the store's own, such as copies.
+    async fn bound_slow<T>(&self, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        Self::bound_to(self.timeout + SLOW, attempt).await
+    }
+
+    /// So many bytes are sent.
+    async fn bound_for<T>(&self, bytes: u64, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        Self::bound_to(self.timeout + time_for(bytes), attempt).await
+    }
+
+    async fn bound_to<T>(timeout: Duration, attempt: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(timeout, attempt).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::TimedOut, "the under file system did not answer in time")
-                .with("seconds", self.timeout.as_secs_f64()))
+                .with("seconds", timeout.as_secs_f64()))
         })
     }
 }
@@ -37,6 +52,30 @@ impl<U: Ufs> Ufs for TimeoutUfs<U> {
 
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(self.bound(self.inner.read(key, offset, len, expect)))
+    }
+
+    fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.bound_for(source.size(), self.inner.store(key, source, when)))
+    }
+
+    fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.make_directory(key)))
+    }
+
+    fn remove_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.remove_directory(key)))
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.delete(key)))
+    }
+
+    fn rename<'a>(&'a self, from: &'a str, to: &'a str, expect: &'a Expect) -> BoxFuture<'a, Result<Object>> {
+        Box::pin(self.bound_slow(self.inner.rename(from, to, expect)))
+    }
+
+    fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.bound_slow(self.inner.rename_directory(from, to, limit)))
     }
 
     fn counters(&self) -> &Counters {

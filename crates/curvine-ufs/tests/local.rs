@@ -1,5 +1,8 @@
 //! Directories as under file systems.
 
+#[path = "support/writes.rs"]
+mod writes;
+
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -129,4 +132,26 @@ fn a_file_url_takes_no_options() {
     let options = BTreeMap::from([("endpoint_url".to_string(), "x".to_string())]);
     assert!(curvine_ufs::open("file:///tmp", &options, &BTreeMap::new()).is_err());
     assert!(curvine_ufs::open("file://tmp", &BTreeMap::new(), &BTreeMap::new()).is_err());
+}
+
+#[tokio::test]
+async fn files_are_stored_conditionally_and_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let ufs = open(dir.path());
+    writes::store_conditionally(&*ufs, |key| std::fs::read(dir.path().join(key)).ok()).await;
+    assert_eq!(names(&ufs, "", 10).await, ["below/"], "what is unfinished is not shown");
+    std::fs::write(dir.path().join(".curvine-uploads/rest"), "").unwrap_or_default();
+    assert_eq!(ufs.stat(".curvine-uploads").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn names_are_changed_below_the_root_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let ufs = open(dir.path());
+    writes::change_names(&*ufs, true, |key| std::fs::read(dir.path().join(key)).ok()).await;
+    let outside = tempfile::tempdir().unwrap();
+    symlink(outside.path(), dir.path().join("out")).unwrap();
+    let stored = ufs.store("out/file", &writes::Plain::new(b"x", "t"), &curvine_ufs::Condition::Any).await;
+    assert!(stored.is_err() && ufs.delete("out/file").await.is_ok());
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
 }

@@ -1,13 +1,15 @@
 //! The S3 adapter against a real S3 protocol server in this process.
 
 mod support;
+#[path = "support/writes.rs"]
+mod writes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use curvine_types::{ErrorKind, Secret};
-use curvine_ufs::{Expect, Object, Policy, Ufs, open_with, split_secrets};
+use curvine_ufs::{Condition, Expect, Object, Policy, Ufs, open_with, split_secrets};
 use support::{ACCESS, SECRET, Store};
 
 fn options(store: &Store) -> BTreeMap<String, String> {
@@ -201,4 +203,28 @@ async fn options_that_cannot_work_are_refused_at_once() {
     assert!(with(&[], "s3:///prefix").contains("names a bucket"));
     assert!(with(&[], "gs://bucket").contains("known: file:// s3://"));
     assert!(curvine_ufs::open("relative/path", &BTreeMap::new(), &none).is_err());
+}
+
+#[tokio::test]
+async fn a_store_is_conditional_whole_and_repeatable() {
+    let store = Store::start().await;
+    let ufs = open(&store, "s3://data/below");
+    let holds = |key: &str| std::fs::read(store.path("below").join(key)).ok();
+    writes::store_conditionally(&*ufs, holds).await;
+
+    // An attempt whose answer was lost is recognised by its token.
+    let source = writes::Plain::new(b"mine", "token-1");
+    let first = ufs.store("again", &source, &Condition::Absent).await.unwrap();
+    assert_eq!(ufs.store("again", &source, &Condition::Absent).await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn names_are_changed_as_in_a_file_system() {
+    let store = Store::start().await;
+    let ufs = open(&store, "s3://data/below");
+    let holds = |key: &str| std::fs::read(store.path("below").join(key)).ok();
+    writes::change_names(&*ufs, false, holds).await;
+    let most = ufs.rename_directory("e/", "g/", 3).await.unwrap_err();
+    assert_eq!(most.kind(), ErrorKind::CrossDevice);
+    assert!(ufs.stat("e/f/sub/3").await.unwrap().is_some());
 }

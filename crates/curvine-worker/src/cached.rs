@@ -145,7 +145,13 @@ pub(crate) fn map_reply(map: ContentMap) -> ContentMapReply {
 }
 
 /// The plan of the block store; if it has nothing usable, one that is all absent.
-async fn plan(engine: &Arc<Engine>, key: ContentKey, offset: u64, len: u64, deadline: Instant) -> Result<ReadPlan> {
+pub(crate) async fn plan(
+    engine: &Arc<Engine>,
+    key: ContentKey,
+    offset: u64,
+    len: u64,
+    deadline: Instant,
+) -> Result<ReadPlan> {
     if let Some(plan) = engine.store.read_now(key, 0, offset, len) {
         return Ok(plan);
     }

@@ -17,6 +17,7 @@ use crate::disk::DiskPool;
 use crate::fetch::Fetcher;
 use crate::source::Sources;
 use crate::stats::Stats;
+use crate::store_change::Orders;
 
 /// How long a heartbeat waits for the disks to tell their free space.
 const TIERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,6 +33,9 @@ pub(crate) struct Engine {
     /// Replies being built and sent.
     pub replies: ByteBudget,
     pub last_tiers: Mutex<Vec<TierInfo>>,
+    pub orders: Orders,
+    /// Content on its way into stores.
+    pub uploads: ByteBudget,
 }
 
 impl Engine {

@@ -23,6 +23,8 @@ mod reply;
 mod service;
 mod source;
 mod stats;
+mod store_change;
+mod store_object;
 mod worker;
 
 #[cfg(test)]

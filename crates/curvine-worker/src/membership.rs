@@ -6,7 +6,7 @@ use std::time::Duration;
 use curvine_blockstore::{ContentKey, ContentKind};
 use curvine_proto::{
     ContentId, InventoryReply, InventoryRequest, Method, RegisterWorkerReply, RegisterWorkerRequest,
-    WorkerHeartbeatReply, WorkerHeartbeatRequest,
+    ReleaseContentRequest, WorkerHeartbeatReply, WorkerHeartbeatRequest,
 };
 use curvine_rpc::{Body, Channel, ClusterCell};
 use curvine_types::{ClusterId, Error, ErrorKind, Result, WorkerId};
@@ -129,6 +129,10 @@ async fn tell_inventory(engine: &Arc<Engine>, master: &Channel, worker: WorkerId
         let request = InventoryRequest { worker, contents };
         let deadline = Instant::now() + timeout;
         let (reply, _): (InventoryReply, _) = master.call(Method::Inventory, &request, Body::Empty, deadline).await?;
+        if !reply.release.is_empty() {
+            let request = ReleaseContentRequest { contents: reply.release.clone() };
+            crate::store_object::release(engine, request, deadline).await?;
+        }
         let unwanted: Vec<ContentKey> =
             reply.delete.iter().map(|content| ContentKey::new(content.inode, content.generation)).collect();
         if !unwanted.is_empty() {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use curvine_blockstore::{ContentKey, ContentKind, InventoryItem};
 use curvine_proto::{
-    ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest, FallocateRequest,
-    FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method, OpenContentRequest,
-    PeerRole, PlaceRequest, ProbeRequest, ReadRequest, SealRequest, SeekRequest, SetMtimeRequest, StatRequest,
-    TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
+    AdoptObjectRequest, ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest,
+    FallocateRequest, FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method,
+    OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, ReleaseContentRequest, SealRequest,
+    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TruncateRequest, UfsListReply,
+    UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
@@ -20,7 +21,7 @@ use tokio::time::Instant;
 use crate::authoritative::{self, Target};
 use crate::cached;
 use crate::engine::Engine;
-use crate::local;
+use crate::{local, store_change, store_object};
 
 /// Most contents in one reply to `ListHeld`.
 const HELD_MAX: usize = 4096;
@@ -187,6 +188,24 @@ impl WorkerService {
                 let request: UfsStatRequest = call.request()?;
                 Ok(Reply::new(&stat(engine, request, deadline).await?))
             }
+            Method::StoreObject => {
+                let request: StoreObjectRequest = call.request()?;
+                Ok(Reply::new(&store_object::store(engine, request, call.data, deadline).await?))
+            }
+            Method::AdoptObject => {
+                let request: AdoptObjectRequest = call.request()?;
+                let target = writable(engine, &call, &request.content)?;
+                Ok(Reply::new(&store_object::adopt(engine, target, request, deadline).await?))
+            }
+            Method::ReleaseContent => {
+                let request: ReleaseContentRequest = call.request()?;
+                store_object::release(engine, request, deadline).await?;
+                Ok(Reply::new(&Empty {}))
+            }
+            Method::StoreChange => {
+                let request: StoreChangeRequest = call.request()?;
+                Ok(Reply::new(&store_change::change(engine, request, deadline).await?))
+            }
             method => {
                 Err(Error::new(ErrorKind::NotSupported, "a worker does not have this method")
                     .with("method", method.name()))
@@ -258,13 +277,13 @@ fn in_time(deadline: Instant) -> Instant {
     deadline.checked_sub(Duration::from_millis(200)).unwrap_or(deadline)
 }
 
-async fn within<T>(deadline: Instant, request: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn within<T>(deadline: Instant, request: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout_at(in_time(deadline), request)
         .await
         .unwrap_or_else(|_| Err(Error::new(ErrorKind::Ufs, "the under file system did not answer in time")))
 }
 
-fn ufs_object(object: curvine_ufs::Object) -> UfsObject {
+pub(crate) fn ufs_object(object: curvine_ufs::Object) -> UfsObject {
     UfsObject {
         key: object.key,
         directory: object.directory,

@@ -88,7 +88,7 @@ impl Table {
             Method::Inventory => {
                 let request: InventoryRequest = call.request()?;
                 self.inventory.lock().extend(request.contents);
-                Ok(Reply::new(&InventoryReply { delete: self.unwanted.lock().clone() }))
+                Ok(Reply::new(&InventoryReply { delete: self.unwanted.lock().clone(), ..Default::default() }))
             }
             Method::ResolveContent => {
                 let request: ResolveContentRequest = call.request()?;

@@ -23,6 +23,8 @@ use crate::options::WorkerOptions;
 use crate::service::WorkerService;
 use crate::source::Sources;
 use crate::stats::Stats;
+use crate::store_change::Orders;
+use crate::store_object::UPLOAD_MEMORY;
 
 /// Between two rounds of the block store's upkeep.
 const UPKEEP: Duration = Duration::from_secs(2);
@@ -276,8 +278,9 @@ async fn open_engine(
     let copies =
         Copies::new(master.clone(), connector, options.copy_max_size, options.copy_percent, options.ufs_timeout);
     let sources = Arc::new(Sources::new(master, policy, options.master_timeout));
-    // Of the memory limit a quarter each is for received requests and for replies, half for what comes from stores.
-    let fetches = ByteBudget::new(options.memory_limit / 2, RUN_MAX * CHUNK_SIZE);
+    // Of the memory limit a quarter each is for received requests and for replies, half for what comes from and goes to stores.
+    let fetches = ByteBudget::new(options.memory_limit / 8 * 3, RUN_MAX * CHUNK_SIZE);
+    let uploads = ByteBudget::new(options.memory_limit / 8, UPLOAD_MEMORY);
     let fetcher = Arc::new(Fetcher::new(
         store.clone(),
         disk.clone(),
@@ -297,6 +300,8 @@ async fn open_engine(
         lease: Lease::default(),
         replies,
         last_tiers: Mutex::default(),
+        orders: Orders::default(),
+        uploads,
     }))
 }
 

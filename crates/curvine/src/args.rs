@@ -108,6 +108,7 @@ pub struct Cv {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum CvCommand {
     /// Bind a directory or bucket to a path of Curvine; without arguments: print the mount table
     Mount(UfsMountArgs),
@@ -130,6 +131,9 @@ pub enum ToolCommand {
     Umount {
         /// Path of Curvine, as the mount table shows it
         path: String,
+        /// Also while files wait to be uploaded: what is only in Curvine is lost
+        #[arg(long)]
+        force: bool,
     },
     /// Bring files of an under file system into the cache
     Load(LoadArgs),
@@ -312,6 +316,12 @@ pub struct UfsMountArgs {
     /// Who is the authority: cache_mode, the store
     #[arg(long, value_name = "MODE", default_value = "cache_mode")]
     pub write_type: String,
+    /// When a written file is in its store: through, when close returns; back, some moments later
+    #[arg(long, value_name = "WHEN", default_value = "through")]
+    pub write: String,
+    /// Whether the tree can be changed: read_write or read_only
+    #[arg(long, value_name = "MODE", default_value = "read_write")]
+    pub access_mode: String,
     /// How long a look into the store is believed, such as 30s; 0: not at all
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub ttl: String,

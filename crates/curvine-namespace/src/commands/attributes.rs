@@ -5,14 +5,14 @@ use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{ErrorKind, InodeId, Result};
 
 use crate::record::*;
-use crate::state::{State, check_writable, fail};
+use crate::state::{State, fail};
 use crate::store::Store;
 
 impl State {
     pub(super) fn set_attr(&mut self, command: &SetAttr) -> Result<Outcome> {
         let id = command.inode;
         let inode = self.inode(id)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         if let Some(size) = command.size {
             check_size(id, &inode, size)?;
             self.resize(id, &inode, size);

@@ -12,7 +12,7 @@ use curvine_types::{ErrorKind, InodeId, Result};
 use super::attributes::without_privileges;
 use crate::record::*;
 use crate::stamp::Stamp;
-use crate::state::{State, check_writable, fail};
+use crate::state::{State, fail};
 use crate::store::Store;
 
 impl State {
@@ -37,7 +37,7 @@ impl State {
                 self.garbage.insert((*worker, id, inode.content), ());
             }
         }
-        if inode.has(BLOCKS | UFS) {
+        if inode.has(BLOCKS) || inode.is_object() {
             self.store.remove_placed(id);
         } else {
             self.set_inline(id, &[]);
@@ -49,9 +49,13 @@ impl State {
 
     /// Replaces a file's content by a new, empty one. Writers stay, but must look again.
     pub(super) fn start_generation(&mut self, id: InodeId, inode: &Inode) {
+        if inode.is_object() {
+            self.begin_upload_over(id);
+        }
         self.drop_content(id, inode);
         self.edit(id, |inode| {
             inode.set(LIVE | BLOCKS, false);
+            inode.set(DIRTY, inode.has(UFS));
             inode.content += 1;
             inode.size = 0;
         });
@@ -64,7 +68,7 @@ impl State {
     pub(super) fn write_inline(&mut self, command: &WriteInline) -> Result<Outcome> {
         let id = command.inode;
         let inode = self.file(id)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         if !inode.is_inline() {
             return Err(fail(ErrorKind::Conflict, "the content is on workers; write it there").with("inode", id));
         }
@@ -99,7 +103,7 @@ impl State {
     pub(super) fn place_blocks(&mut self, command: &PlaceBlocks) -> Result<Outcome> {
         let id = command.inode;
         let inode = self.file(id)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         if !inode.is_inline() || inode.change != command.change {
             return Err(fail(ErrorKind::Conflict, "the file has changed since the worker got its bytes")
                 .with("inode", id)
@@ -158,7 +162,7 @@ impl State {
                 .with("generation", inode.content)
                 .with("epoch", epoch));
         }
-        if command.seal && grant.is_some_and(|grant| !grant.writers.is_empty()) {
+        if command.seal && !command.with_writers && grant.is_some_and(|grant| !grant.writers.is_empty()) {
             return Err(fail(ErrorKind::Conflict, "the file has writers").with("inode", id));
         }
         if command.size > FILE_SIZE_MAX {
@@ -209,7 +213,7 @@ impl State {
         Ok(inode)
     }
 
-    fn content_outcome(&self, id: InodeId) -> Outcome {
+    pub(super) fn content_outcome(&self, id: InodeId) -> Outcome {
         Outcome {
             attr: self.attr(id),
             layout: self.layout(id, false),

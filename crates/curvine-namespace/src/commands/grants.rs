@@ -7,14 +7,14 @@ use curvine_types::{GrantEpoch, InodeId, Result, SessionId};
 
 use super::need_session;
 use crate::record::*;
-use crate::state::{State, check_writable};
+use crate::state::State;
 use crate::store::Store;
 
 impl State {
     pub(super) fn grant_write(&mut self, session: SessionId, id: InodeId) -> Result<Outcome> {
         need_session(session)?;
         let inode = self.file(id)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         let epoch = self.add_writer(session, id);
         Ok(Outcome { attr: self.attr(id), layout: self.layout(id, false), epoch, ..Outcome::default() })
     }

@@ -48,7 +48,7 @@ impl State {
             (inode.uid, inode.gid) = (settings.uid, settings.gid);
             inode.changed(now);
         });
-        self.ufs_dirs.insert(root, UfsDirectory { mount: id, prefix: "".into(), complete_at: None });
+        self.ufs_dirs.insert(root, UfsDirectory { mount: id, prefix: "".into(), complete_at: None, stored: 0 });
         self.mounts.insert(id, Arc::new(mount_record(command, settings, 1, root)));
         Ok(Outcome { id: id.into(), attr: self.attr(root), created: true, ..Outcome::default() })
     }
@@ -75,6 +75,15 @@ impl State {
             return Err(not_mounted());
         }
         let (id, _) = self.mount_at(root, &command.path)?;
+        let waiting = self.jobs_of(id).count();
+        if waiting > 0 && !command.force {
+            return Err(fail(
+                ErrorKind::Busy,
+                "files wait to be uploaded; wait, or unmount with --force and lose them",
+            )
+            .with("have", waiting)
+            .with("path", text(&command.path)));
+        }
 
         self.mounts.remove(&id);
         self.ufs_dirs.remove(&root);

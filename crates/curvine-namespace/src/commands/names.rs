@@ -6,7 +6,10 @@ use curvine_types::{ErrorKind, InodeId, Name, Result, SessionId};
 
 use super::need_session;
 use crate::record::*;
-use crate::state::{Found, State, check_writable, fail};
+use crate::state::{Found, State, fail};
+
+/// Longest key of an object store.
+const KEY_MAX: usize = 1024;
 
 impl State {
     pub(super) fn create(&mut self, session: SessionId, command: &Create) -> Result<Outcome> {
@@ -28,6 +31,8 @@ impl State {
             FileKind::Symlink => check_symlink_target(&command.symlink_target)?,
             _ => {}
         }
+        let place = self.ufs_dirs.get(&command.parent).cloned();
+        let key = place.as_ref().map(|place| storable_key(place, kind, &name)).transpose()?;
 
         let mut inode = self.new_inode(&dir, command);
         inode.size = match kind {
@@ -35,7 +40,12 @@ impl State {
             FileKind::CharDevice | FileKind::BlockDevice => command.rdev.into(),
             _ => 0,
         };
+        inode.set(UFS, place.is_some());
+        inode.set(DIRTY, place.is_some() && kind == FileKind::File);
         let id = self.add_inode(inode);
+        if let (Some(place), Some(key)) = (place, key) {
+            self.bind_made(id, kind, place.mount, key);
+        }
         if kind == FileKind::Symlink {
             self.set_inline(id, &command.symlink_target);
         }
@@ -118,7 +128,7 @@ impl State {
         if inode.is_dir() {
             return Err(fail(ErrorKind::NotPermitted, "directories have one name").with("inode", command.inode));
         }
-        if inode.has(UFS) {
+        if inode.has(UFS) || self.ufs_dirs.contains(&command.parent) {
             return Err(fail(ErrorKind::NotPermitted, "objects of under file systems have one name")
                 .with("inode", command.inode));
         }
@@ -160,7 +170,7 @@ impl State {
     pub(super) fn unlink(&mut self, command: &Unlink) -> Result<Outcome> {
         let name = Name::new(&command.name)?;
         let dir = self.dir(command.parent)?;
-        check_writable(command.parent, &dir)?;
+        self.check_writable(command.parent, &dir)?;
         let found = self.find_existing(&dir, &name)?;
         if command.inode != 0 && command.inode != found.id {
             return Err(fail(ErrorKind::Conflict, "the name has become another inode's")
@@ -192,6 +202,29 @@ pub(super) fn check_removable(id: InodeId, inode: &Inode, as_directory: bool) ->
         _ => return Ok(()),
     };
     Err(fail(problem.0, problem.1).with("inode", id))
+}
+
+/// The key of a new name in a directory of a mount, if a store can have it.
+pub(super) fn storable_key(place: &UfsDirectory, kind: FileKind, name: &Name) -> Result<String> {
+    if !matches!(kind, FileKind::File | FileKind::Directory) {
+        return Err(fail(ErrorKind::NotPermitted, "under file systems have files and directories only"));
+    }
+    let text = std::str::from_utf8(name.as_bytes()).ok().filter(|text| text.trim() == *text && !text.contains('\\'));
+    let text = text.ok_or_else(|| {
+        fail(
+            ErrorKind::InvalidArgument,
+            "stores want names in UTF-8, without backslash and without spaces at their ends",
+        )
+        .with("name", name)
+    })?;
+    let slash = if kind == FileKind::Directory { "/" } else { "" };
+    let key = format!("{}{text}{slash}", place.prefix);
+    if key.len() > KEY_MAX {
+        return Err(fail(ErrorKind::NameTooLong, "the path below the mount is too long for a key")
+            .with("length", key.len())
+            .with("limit", KEY_MAX));
+    }
+    Ok(key)
 }
 
 fn check_symlink_target(target: &[u8]) -> Result<()> {

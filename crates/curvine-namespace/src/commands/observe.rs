@@ -21,6 +21,7 @@ struct Observed {
     table: u64,
     place: UfsDirectory,
     mount: Arc<Mount>,
+    began: u64,
 }
 
 impl State {
@@ -41,7 +42,7 @@ impl State {
             );
         }
 
-        let observed = Observed { dir: command.dir, table: dir.content, place, mount };
+        let observed = Observed { dir: command.dir, table: dir.content, place, mount, began: command.began };
         for name in &command.absent {
             if let Some(found) = self.find(&dir, name) {
                 self.remove_observed(&observed, found);
@@ -69,6 +70,9 @@ impl State {
         let Some(dir) = self.store.inode(observed.dir) else { return };
         if let Some(found) = self.find(&dir, name.as_bytes()) {
             let Some(known) = self.store.inode(found.id) else { return };
+            if self.is_newer(found.id, &known, observed) {
+                return;
+            }
             match (known.is_dir(), entry.directory) {
                 (true, true) => return,
                 (false, false) => return self.observe_object(found.id, observed.place.mount, entry, &known),
@@ -88,7 +92,7 @@ impl State {
         let key = stored_key(&observed.place.prefix, name, entry);
         let id = self.add_inode(inode);
         if entry.directory {
-            let place = UfsDirectory { mount: observed.place.mount, prefix: key.into(), complete_at: None };
+            let place = UfsDirectory { mount: observed.place.mount, prefix: key.into(), complete_at: None, stored: 0 };
             self.ufs_dirs.insert(id, place);
         } else {
             self.store.put_placed(id, Arc::new(Placed::Ufs(object(observed.place.mount, key, entry))));
@@ -110,7 +114,14 @@ impl State {
         let (size, now) = (seen.size, self.meta.now);
         let mtime = entry.mtime.map_or(inode.mtime, Stamp::from);
         self.store.put_placed(id, Arc::new(Placed::Ufs(seen)));
+        // What was set here belonged to the object that is gone.
+        self.drop_xattrs(id);
+        let settings = self.mounts.get(&mount).map(|mount| mount.settings.clone());
         self.edit(id, |inode| {
+            if let Some(settings) = settings {
+                inode.set_mode(settings.file_mode);
+                (inode.uid, inode.gid) = (settings.uid, settings.gid);
+            }
             inode.content += 1;
             inode.size = size;
             inode.mtime = mtime;
@@ -118,8 +129,26 @@ impl State {
         });
     }
 
+    /// Whether an observation has nothing to say about an inode: it is dirty, or holds something that is, or the store got it from
+    /// here after the look began.
+    fn is_newer(&self, id: InodeId, inode: &Inode, observed: &Observed) -> bool {
+        if inode.is_dir() {
+            return self
+                .ufs_dirs
+                .get(&id)
+                .is_some_and(|dir| dir.stored > observed.began || self.has_jobs_below(dir.mount, &dir.prefix));
+        }
+        match self.store.placed(id).as_deref() {
+            Some(Placed::Ufs(object)) => object.stored > observed.began,
+            _ => inode.has(DIRTY),
+        }
+    }
+
     fn remove_observed(&mut self, observed: &Observed, found: Found) {
         let Some(inode) = self.store.inode(found.id) else { return };
+        if self.is_newer(found.id, &inode, observed) {
+            return;
+        }
         self.remove_name(observed.dir, observed.table, found, inode.is_dir());
         self.doom(&inode);
         self.free(found.id);
@@ -137,6 +166,9 @@ impl State {
                 .with("inode", id)
                 .with("have", inode.content)
                 .with("want", command.generation));
+        }
+        if inode.has(DIRTY) || inode.nlink == 0 {
+            return Err(fail(ErrorKind::Conflict, "the file is not the store's any more").with("inode", id));
         }
         let parent = inode.parent;
         if !command.gone {
@@ -164,13 +196,14 @@ fn is_same_version(known: &UfsObject, seen: &UfsObject) -> bool {
     known.size == seen.size && if by_etag { known.etag == seen.etag } else { known.mtime == seen.mtime }
 }
 
-fn object(mount: u32, key: String, entry: &UfsEntry) -> UfsObject {
+pub(super) fn object(mount: u32, key: String, entry: &UfsEntry) -> UfsObject {
     UfsObject {
         mount,
         key: key.into(),
         etag: entry.etag.as_str().into(),
         size: entry.size,
         mtime: entry.mtime.map(Stamp::from).unwrap_or_default(),
+        stored: 0,
     }
 }
 

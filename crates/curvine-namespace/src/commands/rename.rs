@@ -5,13 +5,13 @@ use curvine_types::{ErrorKind, InodeId, Name, ROOT_INODE, Result};
 
 use super::names::check_removable;
 use crate::record::*;
-use crate::state::{Found, State, check_writable, fail};
+use crate::state::{Found, State, fail};
 use crate::store::Store;
 
 const NOREPLACE: u32 = 1;
-const EXCHANGE: u32 = 2;
+pub(super) const EXCHANGE: u32 = 2;
 /// The old name becomes a character device 0:0, which overlayfs takes for a removed name.
-const WHITEOUT: u32 = 4;
+pub(super) const WHITEOUT: u32 = 4;
 
 /// One side of a rename: the directory, and the entry in it with its inode.
 struct Side {
@@ -33,13 +33,14 @@ impl State {
             );
         }
         let dir = self.dir(command.parent)?;
-        check_writable(command.parent, &dir)?;
+        self.check_writable(command.parent, &dir)?;
         let new_dir = self.dir_for_names(command.new_parent)?;
         let found = self.find_existing(&dir, &name)?;
         let target = self.find(&new_dir, new_name.as_bytes());
         check_as_looked_up(command, found, target)?;
 
         let inode = self.inode(found.id)?;
+        let moved = self.check_stores(command, &inode, found, &new_name)?;
         let source = Side { dir: command.parent, table: dir.content, found, is_dir: inode.is_dir() };
         if inode.has(MOUNT_ROOT) {
             return Err(fail(ErrorKind::Busy, "an under file system is mounted here").with("inode", found.id));
@@ -81,6 +82,9 @@ impl State {
         }
         let now = self.meta.now;
         self.edit(found.id, |inode| inode.changed(now));
+        if let Some(moved) = moved {
+            self.move_stored(found.id, moved);
+        }
         let outcome = self.renamed(found.id, command.parent, command.new_parent);
         Ok(Outcome { target: target_attr, child_cookie, ..outcome })
     }

@@ -5,7 +5,7 @@ use curvine_types::limits::{XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX};
 use curvine_types::{ErrorKind, InodeId, Result};
 
 use crate::record::XATTRS;
-use crate::state::{State, check_writable, fail};
+use crate::state::{State, fail};
 use crate::store::Store;
 
 const CREATE: u32 = 1;
@@ -18,7 +18,7 @@ impl State {
         let (id, name) = (command.inode, &command.name);
         let inode = self.inode(id)?;
         check_name(name)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         if command.flags & !(CREATE | REPLACE) != 0 {
             return Err(fail(ErrorKind::InvalidArgument, "setxattr does not know these flags").with("inode", id));
         }
@@ -47,7 +47,7 @@ impl State {
         let id = command.inode;
         let inode = self.inode(id)?;
         check_name(&command.name)?;
-        check_writable(id, &inode)?;
+        self.check_writable(id, &inode)?;
         if !self.store.remove_xattr(id, &command.name) {
             return Err(no_attribute(id));
         }

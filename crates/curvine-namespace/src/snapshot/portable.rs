@@ -27,7 +27,7 @@ const VERSION: u64 = 1;
 /// Longest line that is believed: inline content in hexadecimal, twice.
 const LINE_MAX: usize = 64 << 20;
 /// Fields that are bytes.
-const BYTES: [&str; 5] = ["name", "value", "data", "outcome", "uuid"];
+const BYTES: [&str; 6] = ["name", "value", "data", "outcome", "uuid", "job"];
 /// Fields that are maps from text to bytes.
 const BYTE_MAPS: [&str; 1] = ["secrets"];
 
@@ -137,6 +137,7 @@ fn put_fields(blocks: &mut Blocks, section: Section, fields: Value) -> io::Resul
         Section::Locks => put_as::<LockForm>(blocks, section, fields),
         Section::Garbage => put_as::<GarbageForm>(blocks, section, fields),
         Section::Doomed => put_as::<DoomedForm>(blocks, section, fields),
+        Section::Jobs => put_as::<JobForm>(blocks, section, fields),
     }
 }
 

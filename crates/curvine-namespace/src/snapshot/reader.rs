@@ -86,6 +86,9 @@ pub(super) fn take_record(
                 next_worker: form.next_worker,
                 next_mount: form.next_mount,
                 next_order: form.next_order,
+                // Of a version without jobs.
+                next_job: form.next_job.max(1),
+                stores: form.stores,
                 tally: state.meta.tally,
             };
             true
@@ -135,7 +138,7 @@ pub(super) fn take_record(
         Section::UfsDirs => {
             let form: UfsDirForm = input.record(rest)?;
             let complete_at = form.complete_at.checked_sub(1).map(Stamp::from_bits);
-            let dir = UfsDirectory { mount: form.mount, prefix: form.prefix.into(), complete_at };
+            let dir = UfsDirectory { mount: form.mount, prefix: form.prefix.into(), complete_at, stored: form.stored };
             state.ufs_dirs.insert(form.inode, dir).is_none()
         }
         Section::Grants => {
@@ -163,6 +166,15 @@ pub(super) fn take_record(
         Section::Doomed => {
             let form: DoomedForm = input.record(rest)?;
             state.doomed.insert(form.table, ()).is_none()
+        }
+        Section::Jobs => {
+            let form: JobForm = input.record(rest)?;
+            let job = curvine_proto::Job::decode(&form.job[..]);
+            let job = job.map_err(|error| input.corrupt("a job cannot be read").caused_by(error))?;
+            if job.id != form.id {
+                return Err(input.corrupt("a job of another number"));
+            }
+            state.insert_job(job)
         }
     };
     if is_new { Ok(()) } else { Err(input.corrupt("a record is there twice")) }
@@ -254,6 +266,7 @@ fn placed(form: PlacedForm) -> Option<Placed> {
             etag: ufs.etag.into(),
             size: ufs.size,
             mtime: Stamp::from_bits(ufs.mtime),
+            stored: ufs.stored,
         })),
         _ => None,
     }

@@ -27,6 +27,8 @@ forms! {
         next_worker: u64 = 6 uint64,
         next_mount: u32 = 7 uint32,
         next_order: u64 = 8 uint64,
+        next_job: u64 = 9 uint64,
+        stores: u64 = 10 uint64,
     }
     WorkerForm {
         id: u64 = 1 uint64,
@@ -55,7 +57,7 @@ forms! {
         parent: u64 = 15 uint64,
         cookie: u64 = 16 uint64,
     }
-    /// `state`: 0 clean, 1 dirty, 2 tombstone; this version knows clean only.
+    /// `state`: always 0; a dirty file has a job.
     DentryForm {
         table: u64 = 1 uint64,
         cookie: u64 = 2 uint64,
@@ -67,7 +69,7 @@ forms! {
     XattrForm { inode: u64 = 1 uint64, name: Vec<u8> = 2 bytes, value: Vec<u8> = 3 bytes, }
     InlineForm { inode: u64 = 1 uint64, data: Vec<u8> = 2 bytes, }
     /// `complete_at`: 0 never, else the time + 1.
-    UfsDirForm { inode: u64 = 1 uint64, mount: u32 = 2 uint32, prefix: String = 3 string, complete_at: u64 = 4 uint64, }
+    UfsDirForm { inode: u64 = 1 uint64, mount: u32 = 2 uint32, prefix: String = 3 string, complete_at: u64 = 4 uint64, stored: u64 = 5 uint64, }
     OrphanForm { inode: u64 = 1 uint64, session: u64 = 2 uint64, }
     LockForm {
         inode: u64 = 1 uint64,
@@ -81,6 +83,8 @@ forms! {
     }
     GarbageForm { worker: u64 = 1 uint64, inode: u64 = 2 uint64, generation: u64 = 3 uint64, }
     DoomedForm { table: u64 = 1 uint64, }
+    /// `job` is an encoded `Job` of log.proto.
+    JobForm { id: u64 = 1 uint64, job: Vec<u8> = 2 bytes, }
 }
 
 /// `spent` holds pairs: first and last number of each range.
@@ -169,4 +173,6 @@ pub struct UfsForm {
     pub size: u64,
     #[prost(fixed64, tag = "5")]
     pub mtime: u64,
+    #[prost(uint64, tag = "6")]
+    pub stored: u64,
 }

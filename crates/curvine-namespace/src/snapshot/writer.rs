@@ -46,6 +46,8 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
         next_worker: meta.next_worker,
         next_mount: meta.next_mount,
         next_order: meta.next_order,
+        next_job: meta.next_job,
+        stores: meta.stores,
     };
     blocks.put(Section::Meta, &form)?;
     for (id, session) in state.sessions.iter() {
@@ -120,6 +122,7 @@ fn write_content(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
             mount: dir.mount,
             prefix: dir.prefix.to_string(),
             complete_at: dir.complete_at.map_or(0, |at| at.to_bits() + 1),
+            stored: dir.stored,
         };
         blocks.put(Section::UfsDirs, &form)?;
     }
@@ -145,6 +148,9 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     }
     for (table, ()) in state.doomed.iter() {
         blocks.put(Section::Doomed, &DoomedForm { table: *table })?;
+    }
+    for (id, job) in state.jobs.iter() {
+        blocks.put(Section::Jobs, &JobForm { id: *id, job: job.encode_to_vec() })?;
     }
     Ok(())
 }
@@ -190,6 +196,7 @@ fn placed_form(inode: u64, placed: &Placed) -> PlacedForm {
                 etag: object.etag.to_string(),
                 size: object.size,
                 mtime: object.mtime.to_bits(),
+                stored: object.stored,
             };
             PlacedForm { inode, blocks: None, ufs: Some(form) }
         }

@@ -142,6 +142,7 @@ fn committed_times_never_move_ctime_back() {
         mtime: Some(Time::new(500, 7)),
         ctime: Some(Time::new(500, 7)),
         seal: true,
+        ..Default::default()
     };
     let attr = d.ok(0, Body::CommitSize(body)).attr.unwrap();
     assert_eq!((attr.mtime, attr.ctime), (Some(Time::new(500, 7)), ctime));

@@ -55,7 +55,7 @@ pub fn full() -> Driver {
             change = d.ok(0, Body::UfsObserved(observed)).attr.unwrap().change;
         }
     }
-    d.ok(0, Body::UmountUfs(UmountUfs { path: "/gone".into() }));
+    d.ok(0, Body::UmountUfs(UmountUfs { path: "/gone".into(), force: false }));
     let counts = d.ns.counts();
     for (what, count) in [
         ("xattrs", counts.xattrs),

@@ -6,7 +6,7 @@ use super::driver::*;
 use crate::{EntryState, Wanted};
 
 fn mount(path: &str, url: &str) -> Body {
-    let settings = UfsMountSettings { uid: 5, gid: 6, file_mode: 0o440, ..Default::default() };
+    let settings = UfsMountSettings { uid: 5, gid: 6, file_mode: 0o440, read_only: true, ..Default::default() };
     Body::MountUfs(MountUfs {
         path: path.to_string().into(),
         url: url.into(),
@@ -17,7 +17,7 @@ fn mount(path: &str, url: &str) -> Body {
 }
 
 fn umount(path: &str) -> Body {
-    Body::UmountUfs(UmountUfs { path: path.to_string().into() })
+    Body::UmountUfs(UmountUfs { path: path.to_string().into(), force: false })
 }
 
 fn file(name: &str, etag: &str, size: u64) -> UfsEntry {
@@ -236,7 +236,7 @@ fn a_change_found_by_a_reader_is_checked_against_the_generation() {
 }
 
 #[test]
-fn nothing_in_a_mount_is_changed_from_here() {
+fn nothing_in_a_read_only_mount_is_changed() {
     let (mut d, root) = mounted();
     observe(&mut d, root, vec![file("f", "e", 1), subdir("sub")], false);
     let (f, sub) = (d.lookup(root, "f").unwrap(), d.lookup(root, "sub").unwrap());

@@ -124,6 +124,8 @@ fn ufs_argument(text: &str, options: &[String]) -> Result<UfsMountArgs> {
         path: Some(path.to_string()),
         config,
         write_type: "cache_mode".into(),
+        write: "through".into(),
+        access_mode: "read_write".into(),
         ttl: "10s".into(),
         file_mode: "644".into(),
         dir_mode: "755".into(),

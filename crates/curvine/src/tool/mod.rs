@@ -30,6 +30,7 @@ use output::{say, say_json};
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 
 /// What needs a cluster.
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum Task {
     Mount(UfsMountArgs),
     Tool(ToolCommand),
@@ -116,7 +117,7 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
     match task {
         Task::Mount(arguments) if arguments.url.is_none() => mounts::table(context).await,
         Task::Mount(arguments) => mounts::mount(context, &arguments).await,
-        Task::Tool(ToolCommand::Umount { path }) => mounts::umount(context, &path).await,
+        Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
         Task::Tool(

@@ -49,6 +49,7 @@ fn mount_json(mount: &MountInfo) -> Value {
         "write_type": settings.write_type,
         "read_verify": settings.read_verify,
         "read_only": settings.read_only,
+        "write_back": settings.write_back,
         "uid": settings.uid,
         "gid": settings.gid,
         "file_mode": format!("{:04o}", settings.file_mode),
@@ -67,8 +68,6 @@ pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCo
         && let Err(error) = look_into(&context.fs, &path).await
     {
         if is_of_the_store(error.kind()) {
-            // What cannot be read is not left in the table.
-            context.fs.umount_ufs(&path).await?;
             return Err(error.with("mount", &url));
         }
         eprintln!("warning: it is mounted, but nobody could look into it yet: {error}");
@@ -110,9 +109,9 @@ pub async fn mount_unless_there(fs: &FileSystem, arguments: &UfsMountArgs) -> Re
 }
 
 /// Takes a store off a path.
-pub async fn umount(context: &Context, path: &str) -> Result<ExitCode> {
+pub async fn umount(context: &Context, path: &str, force: bool) -> Result<ExitCode> {
     let path = clean(path)?;
-    context.fs.umount_ufs(path.as_bytes()).await?;
+    context.fs.umount_ufs(path.as_bytes(), force).await?;
     match context.json {
         true => say_json(&json!({ "path": path }))?,
         false => say(&format!("unmounted {path}"))?,
@@ -142,7 +141,20 @@ pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
         block_size: arguments.block_size.as_deref().map(parse_size).transpose()?.unwrap_or(block_size),
         write_type: arguments.write_type.clone(),
         read_verify: arguments.read_verify_ufs,
-        read_only: true,
+        read_only: match arguments.access_mode.as_str() {
+            "" | "read_write" | "rw" => false,
+            "read_only" | "ro" => true,
+            other => {
+                return Err(
+                    Error::new(ErrorKind::Config, "--access-mode is read_write or read_only").with("have", other)
+                );
+            }
+        },
+        write_back: match arguments.write.as_str() {
+            "" | "through" => false,
+            "back" => true,
+            other => return Err(Error::new(ErrorKind::Config, "--write is through or back").with("have", other)),
+        },
     };
     let secrets: HashMap<String, bytes::Bytes> =
         secrets.into_iter().map(|(name, secret)| (name, bytes::Bytes::copy_from_slice(secret.expose()))).collect();
@@ -182,6 +194,8 @@ mod tests {
             path: Some("/data/".into()),
             config: config.iter().map(|text| text.to_string()).collect(),
             write_type: "cache_mode".into(),
+            write: "through".into(),
+            access_mode: "read_write".into(),
             ttl: "30s".into(),
             file_mode: "640".into(),
             dir_mode: "750".into(),
@@ -204,7 +218,7 @@ mod tests {
         assert_eq!(request.secrets.get("secret").map(|secret| &secret[..]), Some(&b"s3cr3t"[..]));
         let settings = request.settings.unwrap();
         assert_eq!((settings.file_mode, settings.ttl_ms, settings.block_size), (0o640, 30_000, 1 << 20));
-        assert!(settings.read_only);
+        assert!(!settings.read_only && !settings.write_back);
     }
 
     #[test]

@@ -81,7 +81,7 @@ async fn converge_with(conf: &ClusterConf, fs: &FileSystem, runtime: &Runtime) -
         table.into_iter().map(|mount| (String::from_utf8_lossy(&mount.path).into_owned(), mount.url)).collect();
     let steps = steps(runtime, &table)?;
     for path in &steps.unmount {
-        fs.umount_ufs(path.as_bytes()).await.map_err(|error| error.with("path", path))?;
+        fs.umount_ufs(path.as_bytes(), false).await.map_err(|error| error.with("path", path))?;
         tracing::info!(path, "unmounted, the dataset does not list it");
     }
     for path in &steps.directories {
@@ -130,7 +130,7 @@ async fn mount_store(
         Ok(()) => Ok(()),
         Err(error) if is_of_the_store(error.kind()) => {
             if is_new {
-                fs.umount_ufs(path.as_bytes()).await?;
+                fs.umount_ufs(path.as_bytes(), false).await?;
             }
             Err(error.with("mount", &mount.mount_point))
         }
