@@ -13,6 +13,7 @@ mod schema;
 #[path = "guide/store.rs"]
 mod store;
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use harness::cluster::CURVINE;
@@ -344,6 +345,34 @@ fn killed_clients_and_datasets_made_again_leave_a_node_that_works() {
     runtime.start_all(1);
     let path = text(&runtime.mount_path());
     sh(r#"echo one > "$1"/one && dd if=/dev/zero of="$1"/big bs=1M count=2 status=none"#, &[&path]);
+
+    // The process that serves is killed again and again: an application with an open file notices nothing.
+    let data = runtime.path("data");
+    std::fs::create_dir(&data).unwrap();
+    sh(r#"mount --bind "$1" "$2""#, &[&path, &text(&data)]);
+    let held =
+        std::fs::File::options().create(true).truncate(true).read(true).write(true).open(data.join("held")).unwrap();
+    let held = std::sync::Arc::new(held);
+    let kills = harness::number("CURVINE_FLUID_KILLS", 3);
+    for turn in 0..kills {
+        let served = until("the client has a process that serves", SOON, || runtime.children(CLIENT).first().copied());
+        let pid = rustix::process::Pid::from_raw(served as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let (held, data) = (held.clone(), data.clone());
+        within("an application goes on", SOON, move || {
+            let line = format!("turn {turn:04}\n");
+            held.write_all_at(line.as_bytes(), turn * 10).unwrap();
+            let mut back = vec![0; 10];
+            held.read_exact_at(&mut back, turn * 10).unwrap();
+            assert_eq!(back, line.as_bytes());
+            assert_eq!(std::fs::read_to_string(data.join("one")).unwrap(), "one\n");
+            std::fs::write(data.join(format!("new-{turn}")), "new").unwrap();
+        });
+        until("the one that was killed is gone", SOON, || (!runtime.children(CLIENT).contains(&served)).then_some(()));
+    }
+    drop(held);
+    sh(r#"umount "$1""#, &[&text(&data)]);
+    runtime.ready(CLIENT);
 
     // The first process of the client is killed: the next one recovers the path by itself.
     runtime.kill(CLIENT);

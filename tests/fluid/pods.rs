@@ -239,6 +239,18 @@ impl Runtime {
         }
     }
 
+    /// Processes that the first process of a pod has started.
+    pub fn children(&self, pod: &str) -> Vec<u32> {
+        let parent = self.pods[pod].process.pid().to_string();
+        let is_child = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // pid (name) state parent
+            stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)) == Some(parent.as_str())
+        };
+        let entries = std::fs::read_dir("/proc").expect("read /proc").flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+    }
+
     #[track_caller]
     pub fn terminate(&mut self, pod: &str) -> ExitStatus {
         let mut found = self.pods.remove(pod).expect("a pod");
