@@ -13,7 +13,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test test-posix test-crash test-image build lint licences tools needs needs-mount clean
+.PHONY: run test test-posix test-crash test-fuzz test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -43,6 +43,10 @@ test-posix: needs-mount tools
 	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
 	CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
 	$(CARGO) test -p curvine-namespace --locked -- --ignored
+
+# Every parser, for longer and with other dice than in `make test`.
+test-fuzz:
+	CURVINE_FUZZ_MS=$(or $(MS),60000) CURVINE_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) $(CARGO) test --locked -p curvine --test fuzz -- --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

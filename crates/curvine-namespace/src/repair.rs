@@ -31,6 +31,7 @@ impl State {
         self.repair_content(&mut notes);
         self.repair_names(&mut notes);
         self.repair_numbers(lossy);
+        self.repair_tables(&mut notes);
         self.repair_owners();
         self.find_a_place_for_the_nameless(&mut notes);
         self.repair_links();
@@ -165,6 +166,25 @@ impl State {
                     grant.epoch += EPOCH_MARGIN;
                 }
             }
+        }
+    }
+
+    /// Each table of names belongs to one directory, and what belongs to one is not being taken away.
+    fn repair_tables(&mut self, notes: &mut Vec<String>) {
+        let mut owners: BTreeMap<u64, InodeId> = BTreeMap::new();
+        let directories: Vec<(InodeId, u64)> =
+            self.store.inodes().filter(|(_, inode)| inode.is_dir()).map(|(id, inode)| (id, inode.content)).collect();
+        for (id, table) in directories {
+            self.doomed.remove(&table);
+            let Some(other) = owners.insert(table, id) else { continue };
+            // A directory's first table has its own number, so that one has the better claim.
+            let loser = if other == table || other == ROOT_INODE { id } else { other };
+            if loser == id {
+                owners.insert(table, other);
+            }
+            let fresh = self.next_number();
+            self.store.edit_inode(loser, |dir| dir.content = fresh);
+            notes.push(format!("the directory {loser} claimed the names of another one and is empty"));
         }
     }
 
