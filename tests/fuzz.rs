@@ -127,7 +127,7 @@ fn config_files() {
 }
 
 /// Makes the checksums of a snapshot's header and blocks right, as far as the blocks can be followed.
-fn fix_snapshot(bytes: &mut Vec<u8>) {
+fn fix_snapshot(bytes: &mut [u8]) {
     put_crc(bytes, 0..28, 28);
     let mut start = 32;
     while start + 24 <= bytes.len() {
@@ -145,19 +145,23 @@ fn fix_snapshot(bytes: &mut Vec<u8>) {
 
 #[test]
 fn snapshots_of_the_namespace() {
-    fuzz("snapshot", fix_snapshot, |input| {
-        if let Ok(namespace) = Namespace::restore(&mut &*input) {
-            let _ = namespace.check();
-            let mut text = Vec::new();
-            namespace.snapshot().write_portable(&[], &mut text).expect("write into memory");
-            snapshot_of_portable(&mut &text[..], &mut Vec::new()).expect("its own portable form");
-        }
-        let (mut rescued, _) = Namespace::restore_remains(&mut &*input, CLUSTER).expect("bytes in memory");
-        rescued.repair(true);
-        if let Err(error) = rescued.check() {
-            panic!("a rescue is not sound: {error}");
-        }
-    });
+    fuzz(
+        "snapshot",
+        |input: &mut Vec<u8>| fix_snapshot(input),
+        |input| {
+            if let Ok(namespace) = Namespace::restore(&mut &*input) {
+                let _ = namespace.check();
+                let mut text = Vec::new();
+                namespace.snapshot().write_portable(&[], &mut text).expect("write into memory");
+                snapshot_of_portable(&mut &text[..], &mut Vec::new()).expect("its own portable form");
+            }
+            let (mut rescued, _) = Namespace::restore_remains(&mut &*input, CLUSTER).expect("bytes in memory");
+            rescued.repair(true);
+            if let Err(error) = rescued.check() {
+                panic!("a rescue is not sound: {error}");
+            }
+        },
+    );
 }
 
 #[test]
