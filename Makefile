@@ -2,6 +2,7 @@
 # make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
 # make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
 # make test-posix  the long ones: fsx with ten seeds, all stressors, large directories, the memory of many streams
+# make bench  measures mounts, the library and a second host against the machine itself: table, data/bench.json, data/bench.html
 # make clean  removes what `make run` made
 
 CARGO ?= cargo
@@ -13,7 +14,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test test-posix test-crash test-fuzz test-image build lint licences tools needs needs-mount clean
+.PHONY: run test bench test-posix test-crash test-fuzz test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -43,6 +44,9 @@ test-posix: needs-mount tools
 	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
 	CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
 	$(CARGO) test -p curvine-namespace --locked -- --ignored
+
+bench: needs-mount build
+	@scripts/bench.sh $(BIN_DIR)/curvine $(DATA) $(BENCH)
 
 # Every parser, for longer and with other dice than in `make test`.
 test-fuzz:

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::fluid::args::FluidCommand;
+mod bench;
+
+pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
 
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
@@ -152,6 +155,8 @@ pub enum ToolCommand {
         #[command(subcommand)]
         command: MetaCommand,
     },
+    /// Measure mounts against a local directory, and the library against the cluster
+    Bench(Box<BenchArgs>),
     /// The workers
     Node {
         /// List them (what happens anyway)

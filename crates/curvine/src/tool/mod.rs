@@ -2,6 +2,7 @@
 //!
 //! Each command connects a session of its own, asks, and closes it. The master checks what its user may do.
 
+mod bench;
 pub mod fs;
 mod fsck;
 mod load;
@@ -56,10 +57,11 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
     if !target.master_addrs.is_empty() {
         conf.client.master_addrs = target.master_addrs.clone();
     }
-    if let Task::Tool(ToolCommand::Meta { command }) = &task {
-        return meta::run(&conf, target.json, command);
+    match task {
+        Task::Tool(ToolCommand::Meta { command }) => meta::run(&conf, target.json, &command),
+        Task::Tool(ToolCommand::Bench(arguments)) => bench::run(&conf, *arguments, target.json).await,
+        task => run_with(conf, target.json, task).await,
     }
-    run_with(conf, target.json, task).await
 }
 
 /// The same with a config that is there already.
@@ -121,7 +123,11 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
         Task::Tool(
-            ToolCommand::Report { .. } | ToolCommand::Node { .. } | ToolCommand::Fsck | ToolCommand::Meta { .. },
+            ToolCommand::Report { .. }
+            | ToolCommand::Node { .. }
+            | ToolCommand::Fsck
+            | ToolCommand::Meta { .. }
+            | ToolCommand::Bench(_),
         ) => Err(Error::new(ErrorKind::Internal, "a question without a session was asked under one")),
     }
 }
