@@ -246,13 +246,21 @@ fn a_store_is_mounted_loaded_and_taken_off() {
     let blocks = cluster.cv("fs blocks /store/sub/b.bin --format json").json();
     assert_eq!((blocks["layout"]["kind"].as_str(), blocks["workers"][0]["present"].as_u64()), (Some("ufs"), Some(3)));
     cluster.cv("load /nowhere").fails(1);
-    cluster.cv("fs touch /store/new").fails(1);
+
+    // What is written is in the store when the command returns, and gone from it when it is removed.
+    let local = cluster.path("local.bin");
+    std::fs::write(&local, content(100_000)).unwrap();
+    cluster.cv(&format!("fs put {} /store/sub/new.bin", local.display())).ok();
+    assert_eq!(std::fs::read(cluster.path("store/sub/new.bin")).unwrap(), content(100_000));
+    cluster.cv("fs rm /store/sub/new.bin").ok();
+    assert!(!cluster.path("store/sub/new.bin").exists());
 
     // Mounted anew, the store is seen as it is now.
     std::fs::write(cluster.path("store/sub/b.bin"), content(2_000_000)).unwrap();
     let url = format!("file://{}", cluster.path("store").display());
     cluster.cv("umount /store").ok();
-    cluster.cv(&format!("mount {url} /again --ttl 0")).ok();
+    cluster.cv(&format!("mount {url} /again --ttl 0 --access-mode read_only")).ok();
+    cluster.cv("fs touch /again/new").fails(1);
     assert_eq!(cluster.cv(&format!("load {url}/sub --json")).json()["bytes"].as_u64(), Some(2_000_000));
     assert!(cluster.cv(&format!("mount {url} /typo -c colour=red")).fails(1).contains("colour"));
     assert!(cluster.cv("mount file:///no/such/directory /gone").fails(1).contains("/no/such/directory"));
