@@ -39,7 +39,7 @@ pub fn remote(options: &RemoteOptions, step: &mut dyn FnMut(&str)) -> Result<Vec
             "remote reads must be cold, and dropping the kernel's caches needs root",
         ));
     }
-    let folder = Folder::make(&options.ground.dir)?;
+    let folder = Folder::make(&options.ground.dir, 0)?;
     step("writing");
     let files: Vec<PathBuf> = (0..options.streams).map(|number| folder.0.join(format!("remote-{number}"))).collect();
     files.iter().try_for_each(|path| write(path, options.size))?;
