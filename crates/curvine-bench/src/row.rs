@@ -22,6 +22,11 @@ impl Unit {
     }
 }
 
+/// A part of the baseline for people, such as `0.97x`; small ones with more digits.
+pub(crate) fn show_ratio(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.3}x") } else { format!("{ratio:.2}x") }
+}
+
 /// A whole number with commas between thousands.
 fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.max(0.0));
@@ -109,6 +114,7 @@ mod tests {
         assert_eq!(Unit::Operations.show(1_234_567.4), "1,234,567 /s");
         assert_eq!(Unit::Operations.show(999.0), "999 /s");
         assert_eq!(Unit::Bytes.show(1536.0 * 1024.0 * 1024.0), "1,536 MiB/s");
+        assert_eq!((show_ratio(0.972), show_ratio(0.0034)), ("0.97x".to_string(), "0.003x".to_string()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use curvine_types::format_utc;
 
 use super::Report;
+use crate::row::show_ratio;
 use crate::{Figure, Goal, Unit};
 
 const STYLE: &str = "
@@ -16,7 +17,7 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 p, li { color: var(--soft) } table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .35rem .7rem; border-bottom: 1px solid var(--line); vertical-align: middle }
-th { color: var(--soft); font-weight: 600 } td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th { color: var(--soft); font-weight: 600 } .n { text-align: right !important; font-variant-numeric: tabular-nums; white-space: nowrap }
 td small { color: var(--soft); display: block } .met { color: var(--good); font-weight: 600 } .missed { color: var(--bad); font-weight: 600 }
 svg { display: block }";
 
@@ -55,7 +56,7 @@ pub(super) fn page(report: &Report, earlier: &[Report]) -> String {
         seen.push(ground);
         let _ = write!(
             page,
-            "<h2>{}</h2><table><tr><th>row<th>baseline<th>this<th>ratio<th>goal<th>against the goal{}",
+            "<h2>{}</h2><table><tr><th>row<th class=n>baseline<th class=n>this<th class=n>ratio<th class=n>goal<th>against the goal{}",
             escape(ground),
             if earlier.is_empty() { "" } else { "<th>over time" }
         );
@@ -89,7 +90,7 @@ fn line(page: &mut String, result: &Figure, earlier: &[Report]) {
         escape(&result.row.what),
         result.baseline.map_or("–".to_string(), |rate| unit.show(rate)),
         unit.show(result.this),
-        result.ratio.map_or("–".to_string(), |ratio| format!("{ratio:.2}x")),
+        result.ratio.map_or("–".to_string(), show_ratio),
         result.row.goal.show(unit),
         bar(result),
     );
@@ -134,7 +135,7 @@ fn over_time(result: &Figure, earlier: &[Report]) -> String {
         .collect();
     let first = values[0];
     let shown = |value: f64| match (result.ratio, result.row.unit) {
-        (Some(_), _) => format!("{value:.2}x"),
+        (Some(_), _) => show_ratio(value),
         (None, unit @ (Unit::Bytes | Unit::Operations)) => unit.show(value),
     };
     format!(

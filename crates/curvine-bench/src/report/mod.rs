@@ -9,6 +9,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::Figure;
+use crate::row::show_ratio;
 
 /// One run of the benchmark.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,7 +106,7 @@ impl Report {
                 result.ground.clone(),
                 result.baseline.map_or("-".to_string(), |rate| unit.show(rate)),
                 unit.show(result.this),
-                result.ratio.map_or("-".to_string(), |ratio| format!("{ratio:.2}x")),
+                result.ratio.map_or("-".to_string(), show_ratio),
                 result.row.goal.show(unit),
                 verdict.to_string(),
             ]
