@@ -124,7 +124,7 @@ mod tests {
     fn numbers_are_never_used_again() {
         let table = Arc::new(Table::create(crate::handover::Limits { handles: 2, requests: 1, notes: 1 }).unwrap());
         let handles: Handles<u8> = Handles::new(2, table.clone());
-        let record = HandleRecord { inode: 5, kind: crate::handover::Kind::Directory };
+        let record = HandleRecord { inode: 5, request: 2, kind: crate::handover::Kind::Directory };
         let insert = |opened| handles.insert(opened, &record).unwrap();
         let first = insert(Opened::File { inode: 5, handle: 1 });
         let second = insert(Opened::Directory(Default::default()));

@@ -61,6 +61,8 @@ pub(crate) struct Server<B: Backend> {
     pub table: Arc<Table>,
     /// Requests that a predecessor was serving, until the kernel has sent them again.
     pub inherited: Mutex<HashMap<u64, RequestRecord>>,
+    /// What a predecessor had opened, by the requests that it may not have answered any more.
+    pub opened_by: Mutex<HashMap<u64, u64>>,
     /// No more requests are read: a successor takes over.
     pub parked: AtomicBool,
 }
@@ -130,6 +132,11 @@ impl<B: Backend> Server<B> {
             }
             let header = request::header(&buffer).ok();
             let opcode = header.and_then(|header| Opcode::from_number(header.opcode));
+            if let Some(header) = header.filter(|header| header.unique & UNIQUE_RESEND != 0) {
+                // It was opened, and the answer never left: it is opened again now.
+                let unknown = self.opened_by.lock().remove(&(header.unique & !UNIQUE_RESEND));
+                unknown.into_iter().for_each(|fh| self.close(fh));
+            }
             self.serve(device, &mut buffer);
             // Those without an answer come in between.
             let aside = matches!(opcode, Some(Opcode::Interrupt | Opcode::Forget | Opcode::BatchForget));
@@ -137,6 +144,7 @@ impl<B: Backend> Server<B> {
                 break;
             }
         }
+        self.opened_by.lock().clear();
         Ok(self.inherited.lock().drain().map(|(_, record)| record).collect())
     }
 

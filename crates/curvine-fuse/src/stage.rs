@@ -188,6 +188,7 @@ impl Stage {
             served: AtomicU64::new(0),
             table,
             inherited: Mutex::default(),
+            opened_by: Mutex::default(),
             parked: AtomicBool::new(false),
         });
         let resumes = inheritance.resumes;
@@ -231,6 +232,7 @@ impl Stage {
 /// What was open is open, under the same numbers. The I/O modes have it already.
 fn take_over<B: Backend>(server: &Server<B>, inheritance: Inheritance<B::Handle>) {
     for (fh, record, handle) in inheritance.handles {
+        server.opened_by.lock().insert(record.request, fh);
         match handle {
             Some(handle) => server.handles.restore(fh, Opened::File { inode: record.inode, handle }),
             None => server.handles.restore(fh, Opened::Directory(Default::default())),

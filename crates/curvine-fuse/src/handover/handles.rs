@@ -24,6 +24,7 @@ const BACKING: usize = 5;
 const WORKER: usize = 6;
 const LOCAL_GENERATION: usize = 7;
 const LOCAL_VERSION: usize = 8;
+const REQUEST: usize = 9;
 
 // Bits of `BITS`.
 const READ: u64 = 1 << 0;
@@ -65,6 +66,8 @@ impl RecordedWay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandleRecord {
     pub inode: InodeId,
+    /// The kernel's number of the request that it answers: if the kernel sends that again, nobody has learnt of this handle.
+    pub request: u64,
     pub kind: Kind,
 }
 
@@ -102,6 +105,7 @@ impl Table {
         let words = self.handle_words(place);
         let set = |at: usize, value: u64| words[at].store(value, Ordering::Relaxed);
         set(INODE, record.inode);
+        set(REQUEST, record.request);
         set(BITS, record.bits());
         if let Kind::File { session, generation, way, .. } = record.kind {
             set(SESSION, session);
@@ -149,7 +153,7 @@ impl Table {
 
 fn record(place: u32, fh: u64, words: &[AtomicU64]) -> Result<HandleRecord> {
     let get = |at: usize| words[at].load(Ordering::Relaxed);
-    let (inode, bits) = (get(INODE), get(BITS));
+    let (inode, request, bits) = (get(INODE), get(REQUEST), get(BITS));
     let damaged = || {
         Error::new(ErrorKind::Corrupt, "the hand-over table is damaged: the record of a handle makes no sense")
             .with("place", place)
@@ -159,7 +163,7 @@ fn record(place: u32, fh: u64, words: &[AtomicU64]) -> Result<HandleRecord> {
         return Err(damaged());
     }
     if bits & DIRECTORY != 0 {
-        return Ok(HandleRecord { inode, kind: Kind::Directory });
+        return Ok(HandleRecord { inode, request, kind: Kind::Directory });
     }
     let mode = IoMode::from_code((bits >> MODE_SHIFT) as u8).ok_or_else(damaged)?;
     let has = |bit: u64| bits & bit != 0;
@@ -174,7 +178,7 @@ fn record(place: u32, fh: u64, words: &[AtomicU64]) -> Result<HandleRecord> {
         plain => RecordedWay::Plain(plain),
     };
     let kind = Kind::File { flags, session: get(SESSION), generation: get(GENERATION), way };
-    Ok(HandleRecord { inode, kind })
+    Ok(HandleRecord { inode, request, kind })
 }
 
 #[cfg(test)]
@@ -189,7 +193,7 @@ mod tests {
             false => RecordedWay::Passthrough { id: 70, content, worker: 8 },
         };
         let kind = Kind::File { flags, session: 4, generation: 5, way };
-        HandleRecord { inode, kind }
+        HandleRecord { inode, request: 40 + inode, kind }
     }
 
     fn successor(table: &Table) -> Table {
@@ -201,7 +205,7 @@ mod tests {
         let table = Table::create(Limits { handles: 3, requests: 1, notes: 1 }).unwrap();
         let append = OpenFlags { append: true, direct: true, ..OpenFlags::READ_WRITE };
         let first = table.open_handle(&file(7, append)).unwrap();
-        let second = table.open_handle(&HandleRecord { inode: 8, kind: Kind::Directory }).unwrap();
+        let second = table.open_handle(&HandleRecord { inode: 8, request: 12, kind: Kind::Directory }).unwrap();
         let third = table.open_handle(&file(9, OpenFlags::READ)).unwrap();
         assert_eq!(table.open_handle(&file(9, OpenFlags::READ)), None, "it is full");
         table.close_handle(second);
@@ -213,7 +217,7 @@ mod tests {
         found.sort_by_key(|(fh, _)| *fh);
         assert_eq!(found, [(first, file(7, append)), (third, file(9, OpenFlags::READ))]);
         assert!(found[0].1.inherited().is_some());
-        let fourth = next.open_handle(&HandleRecord { inode: 8, kind: Kind::Directory }).unwrap();
+        let fourth = next.open_handle(&HandleRecord { inode: 8, request: 12, kind: Kind::Directory }).unwrap();
         assert!(![first, second, third].contains(&fourth));
         assert_eq!(next.open_handle(&file(9, OpenFlags::READ)), None);
         for fh in [first, third, fourth] {

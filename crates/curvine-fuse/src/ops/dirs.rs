@@ -24,7 +24,7 @@ impl<B: Backend> Call<'_, B> {
         if !self.server.handles.has_room() {
             return Err(Failure::Errno(libc::ENFILE));
         }
-        let record = HandleRecord { inode: self.inode, kind: Kind::Directory };
+        let record = HandleRecord { inode: self.inode, request: self.request(), kind: Kind::Directory };
         let opened = self.server.handles.insert(Opened::Directory(Default::default()), &record);
         let fh = opened.map_err(|_| Failure::Errno(libc::ENFILE))?;
         Ok(Answer::Opened { fh, value: OpenOut { fh, ..OpenOut::default() }.as_bytes().to_vec() })

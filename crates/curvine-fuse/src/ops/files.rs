@@ -118,7 +118,8 @@ impl<B: Backend> Call<'_, B> {
         server.pages.void_attributes(server.node(inode));
         let (session, generation) = server.backend.provenance(&handle);
         let kind = Kind::File { flags: wanted, session, generation, way };
-        match server.handles.insert(Opened::File { inode, handle }, &HandleRecord { inode, kind }) {
+        let record = HandleRecord { inode, request: self.request(), kind };
+        match server.handles.insert(Opened::File { inode, handle }, &record) {
             Ok(fh) => Ok((fh, OpenOut { fh, open_flags, backing_id })),
             Err(opened) => {
                 server.release_opened(&opened);

@@ -12,7 +12,7 @@ mod way;
 mod xattrs;
 
 use bytes::Bytes;
-use curvine_fuse_abi::kernel::{InHeader, StatfsOut};
+use curvine_fuse_abi::kernel::{InHeader, StatfsOut, UNIQUE_RESEND};
 use curvine_fuse_abi::{Operation, parse};
 
 use crate::answer::{Answer, Failure, Outcome};
@@ -25,6 +25,13 @@ pub(crate) struct Call<'a, B: Backend> {
     pub header: InHeader,
     /// The inode of the header's node.
     pub inode: u64,
+}
+
+impl<B: Backend> Call<'_, B> {
+    /// The kernel's number of the request, the same when it is sent again.
+    fn request(&self) -> u64 {
+        self.header.unique & !UNIQUE_RESEND
+    }
 }
 
 /// Carries out one request. The future may be dropped at any await.
