@@ -14,7 +14,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test bench test-posix test-crash test-fuzz test-image build lint licences tools needs needs-mount clean
+.PHONY: run test bench test-posix test-crash test-fuzz test-handover test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -47,6 +47,10 @@ test-posix: needs-mount tools
 
 bench: needs-mount build
 	@scripts/bench.sh $(BIN_DIR)/curvine $(DATA) $(BENCH)
+
+# The process that serves a mount is killed under applications that check themselves, many times.
+test-handover: needs-mount
+	CURVINE_HANDOVER_KILLS=$(or $(KILLS),200) $(CARGO) test --locked -p curvine --test handover -- --nocapture
 
 # Every parser, for longer and with other dice than in `make test`.
 test-fuzz:
