@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use curvine_types::{Error, ErrorKind, Result};
 
+use crate::files::{failed, wrong};
 use crate::run::Folder;
 use crate::{Figure, Goal, Ground, Measure, Row, Unit, cold, median};
 
@@ -91,10 +92,6 @@ impl Rounds {
     }
 }
 
-fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
-    move |source| Error::from_io(source, "the benchmark cannot go on").with("path", path.display())
-}
-
 fn write(path: &Path, size: u64) -> Result<()> {
     let mut piece = vec![0x5a; PIECE];
     let file = File::create(path).map_err(failed(path))?;
@@ -128,10 +125,7 @@ fn read(path: &Path, size: u64) -> Result<()> {
 }
 
 fn check(path: &Path, piece: &[u8], offset: u64) -> Result<()> {
-    if piece[..8] == offset.to_le_bytes() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::DataLoss, "a wrong byte was read").with("path", path.display()).with("offset", offset))
+    if piece[..8] == offset.to_le_bytes() { Ok(()) } else { Err(wrong(path, offset)) }
 }
 
 /// One read at a time, each place once at most, so that no page is read twice.

@@ -117,11 +117,12 @@ fn small_works(threads: usize) -> Vec<Work> {
 }
 
 /// Says which file an error is about.
-fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+pub(crate) fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
     move |source| Error::from_io(source, "the benchmark cannot go on").with("path", path.display())
 }
 
-fn wrong(path: &Path, offset: u64) -> Error {
+/// What was read is not what was written.
+pub(crate) fn wrong(path: &Path, offset: u64) -> Error {
     Error::new(ErrorKind::DataLoss, "a wrong byte was read").with("path", path.display()).with("offset", offset)
 }
 
