@@ -1,7 +1,7 @@
 # make run    builds Curvine and starts it here, with a mount at ./mnt over a sample directory; Ctrl-C ends it
 # make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
 # make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
-# make test-posix  the long ones: fsx with ten seeds, all stressors, large directories, the memory of many streams
+# make test-posix  the long ones: fsx with ten seeds, all stressors, the memory of many streams, a million files: what waits, how long a restart takes
 # make bench  measures mounts, the library and a second host against the machine itself: table, data/bench.json, data/bench.html
 # make clean  removes what `make run` made
 
@@ -40,10 +40,11 @@ test-image: build
 
 # Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES and CURVINE_STRESS_SECONDS
 # make it shorter or longer; a disk of 80 GB is wanted.
-test-posix: needs-mount tools
+test-posix: needs-mount tools build
 	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
 	CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
 	$(CARGO) test -p curvine-namespace --locked -- --ignored
+	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine $(CARGO) test -p curvine --locked --test large -- --nocapture --include-ignored
 
 bench: needs-mount build
 	@scripts/bench.sh $(BIN_DIR)/curvine $(DATA) $(BENCH)

@@ -851,12 +851,6 @@ class Attributes(Case):
         os.chmod(path, 0o666)
         for name in ["foo.bar", "system.other", "nothing"]:
             self.fails(errno.EOPNOTSUPP, os.setxattr, path, name, b"")
-        # ACLs are not kept, and whoever asks is told so.
-        acl = struct.pack("I", 2) + b"".join(struct.pack("HHI", tag, 6, 0xFFFFFFFF) for tag in (1, 4, 0x20))
-        for name in ["system.posix_acl_access", "system.posix_acl_default"]:
-            where = self.dir if name.endswith("default") else path
-            self.fails(errno.EOPNOTSUPP, os.setxattr, where, name, acl)
-            self.fails(errno.EOPNOTSUPP, os.getxattr, where, name)
         as_user(1234, lambda: os.setxattr(path, "user.mine", b""))
         self.fails(errno.EPERM, as_user, 1234, lambda: os.setxattr(path, "trusted.mine", b""))
         os.setxattr(path, "trusted.hidden", b"")
@@ -866,6 +860,89 @@ class Attributes(Case):
         os.setxattr(self.at("link"), "trusted.x", b"1", follow_symlinks=False)
         os.mkdir(self.at("dir"))
         os.setxattr(self.at("dir"), "user.x", b"1")
+
+
+def acl(*entries):
+    """An access control list: (tag, permissions[, id])."""
+    form = [(entry + (0xFFFFFFFF,))[:3] for entry in entries]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in form)
+
+
+OWNER, USER, GROUP_OBJ, GROUP, MASK, OTHER = 1, 2, 4, 8, 16, 32
+ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+
+
+class Lists(Case):
+    def reads(self, path, uid, gid=None, groups=()):
+        try:
+            return as_user(uid, lambda: os.close(os.open(path, os.O_RDONLY)) is None, gid, groups)
+        except PermissionError:
+            return False
+
+    def test_named_users_and_groups_are_let_in_within_the_mask(self):
+        path = self.put("a")
+        os.chmod(path, 0o600)
+        self.assertFalse(self.reads(path, 1234))
+        self.fails(errno.ENODATA, os.getxattr, path, ACCESS)
+        listed = acl((OWNER, 6), (USER, 4, 1234), (GROUP_OBJ, 0), (GROUP, 4, 777), (MASK, 4), (OTHER, 0))
+        os.setxattr(path, ACCESS, listed)
+        self.assertEqual(os.getxattr(path, ACCESS), listed)
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o640)
+        there = os.path.join(THERE, os.path.relpath(path, HERE))
+        for seen in (path, there):
+            self.assertTrue(self.reads(seen, 1234))
+            self.assertTrue(self.reads(seen, 1235, 777))
+            self.assertTrue(self.reads(seen, 1235, 1235, (777,)))
+            self.assertFalse(self.reads(seen, 1235))
+        self.fails(errno.EACCES, as_user, 1234, lambda: os.close(os.open(path, os.O_WRONLY)))
+        # What is taken away on one mount is taken away on all.
+        os.chmod(there, 0o600)
+        self.assertFalse(self.reads(path, 1234) or self.reads(there, 1234))
+        os.removexattr(path, ACCESS)
+        self.fails(errno.ENODATA, os.getxattr, there, ACCESS)
+        self.assertNotIn(ACCESS, os.listxattr(path))
+
+    def test_only_the_owner_changes_them_and_nonsense_is_refused(self):
+        path = self.put("a")
+        plain = acl((OWNER, 6), (GROUP_OBJ, 4), (OTHER, 4))
+        self.fails(errno.EPERM, as_user, 1234, lambda: os.setxattr(path, ACCESS, plain))
+        self.fails(errno.EINVAL, os.setxattr, path, ACCESS, plain[:-1])
+        self.fails(errno.EINVAL, os.setxattr, path, ACCESS, acl((OWNER, 6), (USER, 4, 5), (GROUP_OBJ, 4), (OTHER, 4)))
+        self.fails(errno.EACCES, os.setxattr, path, DEFAULT, plain)
+        os.setxattr(path, ACCESS, acl((OWNER, 6), (GROUP_OBJ, 0), (OTHER, 4)))
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o604)
+        self.fails(errno.ENODATA, os.getxattr, path, ACCESS)
+        # setgid goes if somebody outside the group sets a list.
+        os.chown(path, 1234, 4321)
+        os.chmod(path, 0o2755)
+        as_user(1234, lambda: os.setxattr(path, ACCESS, acl((OWNER, 7), (GROUP_OBJ, 5), (OTHER, 5))))
+        self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o755)
+
+    def test_what_is_made_in_a_directory_gets_its_default(self):
+        directory = self.at("dir")
+        os.mkdir(directory)
+        default = acl((OWNER, 7), (USER, 6, 1234), (GROUP_OBJ, 5), (MASK, 7), (OTHER, 0))
+        os.setxattr(directory, DEFAULT, default)
+        before = os.umask(0o77)
+        try:
+            there = os.path.join(THERE, os.path.relpath(directory, HERE))
+            for name, base in (("here", directory), ("there", there)):
+                path = os.path.join(base, name)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o666))
+                self.assertEqual(stat.S_IMODE(os.stat(path).st_mode), 0o660)
+                expected = acl((OWNER, 6), (USER, 6, 1234), (GROUP_OBJ, 5), (MASK, 6), (OTHER, 0))
+                self.assertEqual(os.getxattr(path, ACCESS), expected)
+                self.assertTrue(self.reads(path, 1234))
+                os.mkdir(path + "-dir")
+                self.assertEqual(os.getxattr(path + "-dir", DEFAULT), default)
+            os.close(os.open(self.at("masked"), os.O_CREAT | os.O_RDWR, 0o666))
+            self.assertEqual(stat.S_IMODE(os.stat(self.at("masked")).st_mode), 0o600)
+            fd = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o666)
+            link_open(fd, os.path.join(directory, "made without a name"))
+            self.assertEqual(stat.S_IMODE(os.fstat(fd).st_mode), 0o660)
+            os.close(fd)
+        finally:
+            os.umask(before)
 
 
 class Locks(Case):

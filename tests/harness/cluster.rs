@@ -24,6 +24,11 @@ use super::{Rng, mountinfo};
 
 /// The binary under test.
 pub const CURVINE: &str = env!("CARGO_BIN_EXE_curvine");
+/// The program that clusters run: another build of it where figures are wanted.
+pub fn program() -> PathBuf {
+    std::env::var_os("CURVINE_TEST_PROGRAM").map_or_else(|| PathBuf::from(CURVINE), PathBuf::from)
+}
+
 /// How long a process may take to serve after it was started.
 pub const READY: Duration = Duration::from_secs(30);
 /// How long a process may take to end after SIGTERM.
@@ -244,7 +249,7 @@ impl Cluster {
 
     /// Starts a process without waiting for it.
     pub fn launch(&self, role: Role) {
-        let mut command = Command::new(CURVINE);
+        let mut command = Command::new(program());
         match role {
             Role::Master | Role::Standby(_) => command.arg("master"),
             Role::Worker(_) => command.arg("worker"),
@@ -402,7 +407,7 @@ impl Cluster {
 
     /// The same with another limit.
     pub fn cv_limited(&self, arguments: &[&str], limit: Duration) -> Run {
-        let mut command = Command::new(CURVINE);
+        let mut command = Command::new(program());
         command.arg0("cv").args(arguments).arg("--conf").arg(self.conf(Role::Master));
         Run::of(&mut command, limit)
     }

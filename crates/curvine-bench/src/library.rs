@@ -64,7 +64,7 @@ impl Library {
         limit: Duration,
     ) -> Result<Self> {
         let name = Name::new(format!("curvine-bench-library-{}", std::process::id()).as_bytes())?;
-        let entry = fs.mkdir(ROOT_INODE, &name, NewNode { mode: 0o700, uid: 0, gid: 0 }).await?;
+        let entry = fs.mkdir(ROOT_INODE, &name, NewNode { mode: 0o700, umask: 0, uid: 0, gid: 0 }).await?;
         Ok(Self { fs, reader, name, dir: entry.attr.inode, in_flight, files, limit, made: 0 })
     }
 
@@ -132,7 +132,7 @@ fn renamed(number: u64) -> Result<Name> {
 async fn one(fs: &FileSystem, reader: &FileSystem, dir: InodeId, work: Work, number: u64) -> Result<()> {
     match work {
         Work::Create => {
-            let new = NewFile { mode: 0o600, uid: 0, gid: 0, exclusive: true, open: None };
+            let new = NewFile { mode: 0o600, umask: 0, uid: 0, gid: 0, exclusive: true, open: None };
             fs.create(dir, &plain(number)?, new).await?;
         }
         Work::Stat => {

@@ -119,7 +119,19 @@ impl FileSystem {
 
     /// Sets an extended attribute. `flags`: CREATE 1, REPLACE 2.
     pub async fn set_xattr(&self, inode: InodeId, name: &[u8], value: Bytes, flags: u32) -> Result<()> {
-        let set = SetXattr { inode, name: Bytes::copy_from_slice(name), value, flags };
+        self.set_xattr_with(inode, name, value, flags, false).await
+    }
+
+    /// The same. `kill_setgid`: of an access ACL, that is set by somebody outside the inode's group.
+    pub async fn set_xattr_with(
+        &self,
+        inode: InodeId,
+        name: &[u8],
+        value: Bytes,
+        flags: u32,
+        kill_setgid: bool,
+    ) -> Result<()> {
+        let set = SetXattr { inode, name: Bytes::copy_from_slice(name), value, flags, kill_setgid };
         let touched = Touched::inode(inode);
         let settle = |core: &Arc<Core>, done: Done| settle_attr(core, done).map(|_| ());
         self.core.mutate(CommandBody::SetXattr(set), touched, self.core.deadline(), settle).await?

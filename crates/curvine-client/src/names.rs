@@ -163,9 +163,9 @@ impl FileSystem {
     }
 
     async fn make(&self, parent: InodeId, name: &Name, node: NewNode, create: Create) -> Result<Entry> {
-        let NewNode { mode, uid, gid } = node;
+        let NewNode { mode, umask, uid, gid } = node;
         let name = Bytes::copy_from_slice(name.as_bytes());
-        let create = Create { parent, name: name.clone(), mode, uid, gid, exclusive: true, ..create };
+        let create = Create { parent, name: name.clone(), mode, umask, uid, gid, exclusive: true, ..create };
         let settle = move |core: &std::sync::Arc<Core>, done: Done| {
             let attr = present(done.outcome.attr)?;
             Ok(core.settle_made(&done.ticket, done.outcome.parent.as_ref(), &name, attr))

@@ -111,7 +111,7 @@ impl FileSystem {
 
     /// Makes a file, or finds it if it exists and `exclusive` is not set, and opens it if asked.
     pub async fn create(&self, parent: InodeId, name: &Name, new: NewFile) -> Result<(Entry, Option<Handle>)> {
-        let NewFile { mode, uid, gid, exclusive, open } = new;
+        let NewFile { mode, umask, uid, gid, exclusive, open } = new;
         self.core.opens.check_limit()?;
         // A file that is opened for reading only gets its open separately.
         let opened_along = open.filter(|flags| flags.write);
@@ -121,6 +121,7 @@ impl FileSystem {
             name: name.clone(),
             kind: FileKind::File as i32,
             mode,
+            umask,
             uid,
             gid,
             grant_write: opened_along.is_some(),
@@ -151,14 +152,24 @@ impl FileSystem {
     /// Makes a file without a name in the place of `parent` and opens it for writing; it is gone with its last close, unless a
     /// link gives it a name, which `new.exclusive` rules out.
     pub async fn create_unnamed(&self, parent: InodeId, new: NewFile) -> Result<(Entry, Handle)> {
-        let NewFile { mode, uid, gid, exclusive, open } = new;
+        let NewFile { mode, umask, uid, gid, exclusive, open } = new;
         let flags = open
             .filter(|flags| flags.write)
             .ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "a file without a name is opened for writing"))?;
         self.core.opens.check_limit()?;
         let kind = FileKind::File as i32;
-        let create =
-            Create { parent, kind, mode, uid, gid, grant_write: true, exclusive, unnamed: true, ..Default::default() };
+        let create = Create {
+            parent,
+            kind,
+            mode,
+            umask,
+            uid,
+            gid,
+            grant_write: true,
+            exclusive,
+            unnamed: true,
+            ..Default::default()
+        };
         let epoch_sent = self.core.opens.epoch_now();
         let settle = move |core: &Arc<Core>, done: Done| {
             let (attr, attr_ttl) = core.cache.changed_attr(&done.ticket, present(done.outcome.attr)?, boot_time());

@@ -64,8 +64,9 @@ impl OpenFlags {
 /// What `create` makes and how it opens it.
 #[derive(Clone, Copy, Debug)]
 pub struct NewFile {
-    /// Permission bits, the umask already applied.
     pub mode: u32,
+    /// Taken off the mode, unless the directory has a default ACL.
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
     /// O_EXCL: an existing file is an error.
@@ -78,6 +79,8 @@ pub struct NewFile {
 #[derive(Clone, Copy, Debug)]
 pub struct NewNode {
     pub mode: u32,
+    /// As of a new file.
+    pub umask: u32,
     pub uid: u32,
     pub gid: u32,
 }

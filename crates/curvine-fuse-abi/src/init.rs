@@ -60,6 +60,11 @@ impl Negotiated {
         self.flags & PASSTHROUGH != 0
     }
 
+    /// Whether the kernel checks access control lists.
+    pub fn has_acls(&self) -> bool {
+        self.flags & POSIX_ACL != 0
+    }
+
     /// Whether one notification makes all cached names be looked up again (7.44).
     pub fn has_inc_epoch(&self) -> bool {
         self.minor >= 44
@@ -91,6 +96,10 @@ const WANTED: u64 = ASYNC_READ
     | HAS_RESEND
     // mmap(MAP_SHARED) must work on files that are open without page cache.
     | DIRECT_IO_ALLOW_MMAP
+    // Access control lists are checked by the kernel, and the master applies the umask where no default list takes its place.
+    | POSIX_ACL
+    | DONT_MASK
+    | SETXATTR_EXT
     // The target of a symlink never changes and its inode is never reused.
     | CACHE_SYMLINKS;
 
@@ -98,7 +107,7 @@ const WANTED: u64 = ASYNC_READ
 fn too_new(minor: u32) -> u64 {
     let since = |version: u32, flag: u64| if minor < version { flag } else { 0 };
     since(28, MAX_PAGES | CACHE_SYMLINKS)
-        | since(33, HANDLE_KILLPRIV_V2)
+        | since(33, HANDLE_KILLPRIV_V2 | SETXATTR_EXT)
         | since(36, INIT_EXT)
         | since(39, DIRECT_IO_ALLOW_MMAP)
         | since(40, PASSTHROUGH | HAS_RESEND)
@@ -157,7 +166,7 @@ mod tests {
     #[test]
     fn only_what_was_offered_is_taken_and_never_the_write_back_cache() {
         let (out, agreed) = negotiate(&offer(45, u64::MAX), &InitOptions::default()).unwrap();
-        assert_eq!(agreed.flags & (WRITEBACK_CACHE | NO_OPEN_SUPPORT | PASSTHROUGH | DONT_MASK | SETXATTR_EXT), 0);
+        assert_eq!(agreed.flags & (WRITEBACK_CACHE | NO_OPEN_SUPPORT | PASSTHROUGH), 0);
         assert_ne!(agreed.flags & (HANDLE_KILLPRIV_V2 | POSIX_LOCKS | FLOCK_LOCKS), 0);
         assert_eq!((u64::from(out.flags2) << 32) | u64::from(out.flags), agreed.flags);
         assert_eq!((out.max_pages, out.minor), (256, 45));

@@ -100,6 +100,7 @@ pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub const RELEASE_FLOCK_UNLOCK: u32 = 1 << 1;
 /// `FsyncIn::flags`: data only.
 pub const FSYNC_FDATASYNC: u32 = 1 << 0;
+pub const SETXATTR_ACL_KILL_SGID: u32 = 1 << 0;
 /// `LkIn::flags`: a flock, not a record lock.
 pub const LK_FLOCK: u32 = 1 << 0;
 /// Set in `InHeader::unique` of a request that is sent again after FUSE_NOTIFY_RESEND.
@@ -186,8 +187,9 @@ wire! {
     ReadIn [40] { fh: u64, offset: u64, size: u32, read_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     WriteIn [40] { fh: u64, offset: u64, size: u32, write_flags: u32, lock_owner: u64, flags: u32, padding: u32 }
     FsyncIn [16] { fh: u64, flags: u32, padding: u32 }
-    /// Without SETXATTR_EXT, which is not negotiated.
+    /// With SETXATTR_EXT `SetxattrExt` follows.
     SetxattrIn [8] { size: u32, flags: u32 }
+    SetxattrExt [8] { flags: u32, padding: u32 }
     GetxattrIn [8] { size: u32, padding: u32 }
     LkIn [48] { fh: u64, owner: u64, lock: FileLock, flags: u32, padding: u32 }
     AccessIn [8] { mask: u32, padding: u32 }

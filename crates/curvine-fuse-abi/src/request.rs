@@ -99,6 +99,8 @@ pub enum Operation<'a> {
         name: &'a [u8],
         value: &'a [u8],
         flags: u32,
+        /// An access ACL is set by somebody outside the file's group.
+        kill_setgid: bool,
     },
     Getxattr {
         name: &'a [u8],
@@ -291,8 +293,9 @@ fn operation<'a>(body: &mut Body<'a>) -> Result<Operation<'a>> {
         }
         Opcode::Setxattr => {
             let args: SetxattrIn = body.take()?;
+            let kill_setgid = body.setxattr_ext(args.size)? & SETXATTR_ACL_KILL_SGID != 0;
             let name = body.name()?;
-            Op::Setxattr { name, value: body.exactly(args.size)?, flags: args.flags }
+            Op::Setxattr { name, value: body.exactly(args.size)?, flags: args.flags, kill_setgid }
         }
         Opcode::Getxattr => {
             let size = body.take::<GetxattrIn>()?.size;
@@ -361,6 +364,15 @@ impl<'a> Body<'a> {
     fn name(&mut self) -> Result<&'a [u8]> {
         let name = self.string()?;
         if name.is_empty() { Err(self.invalid("a name in a request is empty")) } else { Ok(name) }
+    }
+
+    /// The flags of `SetxattrExt`, where it is: then the bytes are not just a name and a value.
+    fn setxattr_ext(&mut self, size: u32) -> Result<u32> {
+        let name = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(self.bytes.len());
+        if name > 0 && self.bytes.len() == name + 1 + size as usize {
+            return Ok(0);
+        }
+        Ok(self.take::<SetxattrExt>()?.flags)
     }
 
     /// The next `size` bytes.

@@ -55,8 +55,16 @@ fn values_and_lists_are_checked_against_their_lengths() {
     let args = SetxattrIn { size: 3, flags: 1 };
     assert_eq!(
         operation_of(&request(Opcode::Setxattr, &[args.as_bytes(), b"user.a\0", b"\0\x01\x02"])),
-        Operation::Setxattr { name: b"user.a", value: b"\0\x01\x02", flags: 1 }
+        Operation::Setxattr { name: b"user.a", value: b"\0\x01\x02", flags: 1, kill_setgid: false }
     );
+    // With SETXATTR_EXT.
+    for (flags, kill_setgid) in [(0, false), (1, true)] {
+        let more = SetxattrExt { flags, padding: 0 };
+        assert_eq!(
+            operation_of(&request(Opcode::Setxattr, &[args.as_bytes(), more.as_bytes(), b"user.a\0", b"\0\x01\x02"])),
+            Operation::Setxattr { name: b"user.a", value: b"\0\x01\x02", flags: 1, kill_setgid }
+        );
+    }
     let items = [ForgetOne { nodeid: 5, nlookup: 1 }, ForgetOne { nodeid: 6, nlookup: 2 }];
     let announced = |count| BatchForgetIn { count, dummy: 0 };
     let bytes = request(Opcode::BatchForget, &[announced(2).as_bytes(), items.as_bytes()]);

@@ -297,7 +297,7 @@ backend! {
     /// Entries after `cookie`; 0: from the start.
     readdir(dir: InodeId, cookie: Cookie, limit: u32, plus: bool) -> DirPage;
     statfs() -> StatFsReply;
-    set_xattr(inode: InodeId, name: &[u8], value: Bytes, flags: u32) -> ();
+    set_xattr_with(inode: InodeId, name: &[u8], value: Bytes, flags: u32, kill_setgid: bool) -> ();
     get_xattr(inode: InodeId, name: &[u8]) -> Bytes;
     list_xattr(inode: InodeId) -> Vec<Bytes>;
     remove_xattr(inode: InodeId, name: &[u8]) -> ();

@@ -46,6 +46,8 @@ pub(crate) struct Server<B: Backend> {
     pub max_ttl: Duration,
     /// Names may be believed by the kernel: it has INC_EPOCH, so that they can be recalled.
     pub cache_names: bool,
+    /// The kernel checks access control lists.
+    pub acls: bool,
     pub root_timeout: Duration,
     pub handles: Handles<B::Handle>,
     pub modes: Arc<IoModes>,

@@ -175,6 +175,7 @@ impl Stage {
             root,
             max_ttl: options.max_ttl,
             cache_names: negotiated.has_inc_epoch(),
+            acls: negotiated.has_acls(),
             root_timeout: options.root_timeout,
             handles: Handles::new(options.open_files, table.clone()),
             modes,

@@ -390,7 +390,7 @@ fn locks_are_taken_at_the_cluster_and_dropped_by_a_close() {
 }
 
 #[test]
-fn extended_attributes_are_kept_and_acls_are_not_supported() {
+fn extended_attributes_are_kept_and_there_is_no_acl_until_one_is_set() {
     let Some(test) = Test::new() else { return };
     test.fs.put("f", b"");
     use rustix::fs::{XattrFlags, getxattr, listxattr, setxattr};
@@ -403,7 +403,7 @@ fn extended_attributes_are_kept_and_acls_are_not_supported() {
     let length = listxattr(test.at("f"), &mut buffer[..]).unwrap();
     assert_eq!(&buffer[..length], b"user.a\0");
     let acl = getxattr(test.at("f"), "system.posix_acl_access", &mut buffer[..]);
-    assert_eq!(acl, Err(rustix::io::Errno::OPNOTSUPP));
+    assert_eq!(acl, Err(rustix::io::Errno::NODATA));
 }
 
 #[test]
@@ -443,7 +443,7 @@ fn a_directory_can_be_the_root_of_the_mount() {
     let fs = MemFs::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let name = curvine_types::Name::new(b"sub").unwrap();
-    let node = curvine_client::NewNode { mode: 0o750, uid: 0, gid: 0 };
+    let node = curvine_client::NewNode { mode: 0o750, umask: 0, uid: 0, gid: 0 };
     runtime.block_on(curvine_fuse::Backend::mkdir(&fs, 1, &name, node)).unwrap();
     let options = FuseOptions { fs_path: "/sub".into(), ..FuseOptions::default() };
     let Some(test) = Test::with(options, fs) else { return };

@@ -9,9 +9,12 @@ use std::sync::Arc;
 
 use curvine_proto::{Lease, OpenInode};
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+/// Inodes that are looked at in one hold of the lock, where there may be a million.
+const PIECE: usize = 256;
 
 /// The lease table, the marks of changes under way, and the opens.
 pub struct Coherence {
@@ -76,6 +79,8 @@ impl Coherence {
         let holders = inner.leases.entry(inode).or_default();
         if let Some(holder) = holders.iter_mut().find(|holder| holder.session == session) {
             holder.number = number;
+            // All leases of the session may just be about to be dropped: this one is not one of them.
+            inner.leases_of.entry(session).or_default().insert(inode);
         } else if inner.lease_count < self.lease_limit {
             holders.push(Holder { session, number, first: number });
             inner.lease_count += 1;
@@ -110,24 +115,35 @@ impl Coherence {
 
     /// The session has given up all its leases.
     pub fn drop_all_leases(&self, session: SessionId) {
-        let mut inner = self.inner.lock();
-        for inode in inner.leases_of.remove(&session).unwrap_or_default() {
-            inner.drop_lease(session, inode, u64::MAX);
+        let (inodes, number) = {
+            let mut inner = self.inner.lock();
+            (inner.leases_of.remove(&session).unwrap_or_default(), inner.number)
+        };
+        self.in_pieces(inodes, |inner, inode| inner.drop_lease(session, inode, number));
+    }
+
+    /// Does something with many inodes, in short holds of the lock.
+    fn in_pieces(&self, inodes: HashSet<InodeId>, mut one: impl FnMut(&mut Inner, InodeId)) {
+        let mut inodes = inodes.into_iter();
+        while inodes.len() > 0 {
+            let mut inner = self.inner.lock();
+            inodes.by_ref().take(PIECE).for_each(|inode| one(&mut inner, inode));
+            MutexGuard::unlock_fair(inner);
         }
     }
 
     /// The session is over.
     pub fn forget(&self, session: SessionId) {
         self.drop_all_leases(session);
-        let mut inner = self.inner.lock();
-        for inode in inner.opens_of.remove(&session).unwrap_or_default() {
+        let inodes = self.inner.lock().opens_of.remove(&session).unwrap_or_default();
+        self.in_pieces(inodes, |inner, inode| {
             if let Some(by_session) = inner.opens.get_mut(&inode) {
                 by_session.remove(&session);
                 if by_session.is_empty() {
                     inner.opens.remove(&inode);
                 }
             }
-        }
+        });
     }
 
     /// Marks the inodes as changing, until the guard is dropped.

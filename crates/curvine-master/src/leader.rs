@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{ContentId, DeleteContentRequest, Empty, ExpireSession, ForgetGarbage, Garbage, Method};
+use curvine_proto::{ContentId, DeleteContentRequest, Empty, ExpireSession, ForgetGarbage, Garbage, Method, Reap};
 use curvine_raft::Replica;
 use curvine_rpc::Connector;
-use curvine_types::{ErrorKind, InodeId, Result, SessionId, WorkerId};
+use curvine_types::{InodeId, Result, SessionId, WorkerId};
 use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
@@ -29,6 +29,10 @@ use crate::workers::Workers;
 
 /// How often sessions are looked at for expiry.
 const EXPIRY_TICK: Duration = Duration::from_millis(200);
+/// How often it is looked whether trees were removed.
+const REAP_TICK: Duration = Duration::from_millis(200);
+/// Inodes of a removed tree that one command frees.
+const REAP_STEPS: u32 = 64;
 /// Pause before what failed in the background is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Longest wait of one step in the background.
@@ -97,6 +101,7 @@ impl Leader {
         tasks.spawn(self.clone().expire_sessions());
         tasks.spawn(self.clone().seal_files());
         tasks.spawn(self.clone().delete_garbage());
+        tasks.spawn(self.clone().reap_trees());
         tasks.spawn(self.clone().upload_files());
         tasks
     }
@@ -115,10 +120,28 @@ impl Leader {
     async fn expire_sessions(self: Arc<Self>) {
         loop {
             tokio::time::sleep(EXPIRY_TICK).await;
-            for session in self.sessions.overdue() {
+            let overdue = self.sessions.overdue();
+            for session in &overdue {
                 tracing::info!(session, "session expired: nothing heard for its lease time");
+            }
+            // And those whose end was begun, by an earlier leader for example.
+            let ending = self.replica.state().read().0.ending_sessions();
+            for session in overdue.into_iter().chain(ending) {
                 if let Err(error) = self.end_session(session).await {
                     tracing::warn!(session, %error, "session not expired in the log yet");
+                }
+            }
+        }
+    }
+
+    /// Has the inodes of removed trees freed, a few a time, so that everybody else's commands come in between.
+    async fn reap_trees(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(REAP_TICK).await;
+            while self.replica.state().read().0.counts().doomed > 0 {
+                if let Err(error) = self.propose_for(0, CommandBody::Reap(Reap { steps: REAP_STEPS })).await {
+                    tracing::debug!(%error, "removed trees not freed yet");
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }
@@ -127,12 +150,7 @@ impl Leader {
     /// Ends a session: in the log, then its soft state; its files are fenced or sealed.
     pub(crate) async fn end_session(self: &Arc<Self>, session: SessionId) -> Result<()> {
         let written = self.files_written_by(session);
-        let ended = self.propose_for(0, CommandBody::ExpireSession(ExpireSession { session })).await;
-        if let Err(error) = ended
-            && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::SessionExpired | ErrorKind::Stale)
-        {
-            return Err(error);
-        }
+        while self.propose_for(0, CommandBody::ExpireSession(ExpireSession { session })).await?.more {}
         self.session_is_over(session, written);
         Ok(())
     }

@@ -34,6 +34,10 @@ const RETRY: Duration = Duration::from_secs(5);
 const ATTEMPTS: usize = 8;
 /// Most names whose last look is remembered; then all are forgotten, which costs looks and nothing else.
 const SEEN_MAX: usize = 1 << 20;
+/// Files that are remembered in one hold of the lock.
+const PIECE: usize = 1024;
+/// Entries of a listing that are applied with one command, so that none takes long.
+const OBSERVED_AT_ONCE: usize = 128;
 
 /// What was looked at when.
 #[derive(Default)]
@@ -82,11 +86,13 @@ impl UfsSeen {
     }
 
     fn saw_listing(&self, dir: InodeId, files: &[InodeId], ttl: Duration) {
-        let mut seen = self.inner.lock();
-        Self::bound(&mut seen);
         let validity = Validity::new(ttl);
-        seen.listed.insert(dir, validity);
-        seen.files.extend(files.iter().map(|file| (*file, validity)));
+        for files in files.chunks(PIECE) {
+            let mut seen = self.inner.lock();
+            Self::bound(&mut seen);
+            seen.files.extend(files.iter().map(|file| (*file, validity)));
+        }
+        self.inner.lock().listed.insert(dir, validity);
     }
 
     fn saw_name(&self, dir: InodeId, name: &Bytes, file: Option<InodeId>, ttl: Duration) {
@@ -173,6 +179,11 @@ fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
     curvine_types::Name::new(&name).ok()?;
     let UfsObject { key, directory, size, mtime, etag } = object;
     Some((name.clone(), UfsEntry { name, directory, size, mtime, etag, key }))
+}
+
+/// The length of parts of a list, none much shorter than the others: a single entry would be taken for all that there is of its name.
+fn in_equal_parts(length: usize, most: usize) -> usize {
+    length.div_ceil(length.div_ceil(most).max(1)).max(1)
 }
 
 impl Leader {
@@ -307,20 +318,21 @@ impl Leader {
             };
             let found: Vec<(Bytes, UfsEntry)> =
                 page.entries.into_iter().filter_map(|object| entry_of(object, &bound.prefix)).collect();
-            let mut observed = UfsObserved { dir, observed_change: change, began, ..Default::default() };
-            for (name, entry) in found {
-                seen.insert(name);
-                observed.entries.push(entry);
+            let (names, entries): (Vec<Bytes>, Vec<UfsEntry>) = found.into_iter().unzip();
+            seen.extend(names);
+            for entries in entries.chunks(in_equal_parts(entries.len(), OBSERVED_AT_ONCE)) {
+                let entries = entries.to_vec();
+                let observed = UfsObserved { dir, observed_change: change, entries, began, ..Default::default() };
+                let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
+                change = after.change;
             }
-            let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
-            change = after.change;
             if page.next.is_empty() {
                 break;
             }
             start_after = page.next;
         }
         let (absent, files) = self.absent_names(dir, &seen)?;
-        let mut parts = absent.chunks(OBSERVED_ENTRIES_MAX).map(<[Bytes]>::to_vec).collect::<Vec<_>>();
+        let mut parts = absent.chunks(OBSERVED_AT_ONCE).map(<[Bytes]>::to_vec).collect::<Vec<_>>();
         if parts.is_empty() {
             parts.push(Vec::new());
         }

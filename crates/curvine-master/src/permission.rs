@@ -1,5 +1,6 @@
 //! Permission checks for sessions without a kernel that makes them (library, command line).
 
+use curvine_namespace::Acl;
 use curvine_proto::{Attr, Caller, SessionKind};
 use curvine_types::{Error, ErrorKind, Result, SessionId};
 
@@ -30,10 +31,13 @@ fn is_member(caller: &Caller, gid: u32) -> bool {
     caller.gid == gid || caller.groups.contains(&gid)
 }
 
-fn allows(attr: &Attr, caller: &Caller, want: Want) -> bool {
+fn allows(attr: &Attr, acl: Option<&Acl>, caller: &Caller, want: Want) -> bool {
     if caller.uid == 0 {
         let executable = attr.kind() == curvine_proto::FileKind::Directory || attr.mode & 0o111 != 0;
         return !want.execute || executable;
+    }
+    if let Some(acl) = acl {
+        return acl.allows((attr.uid, attr.gid), caller.uid, |group| is_member(caller, group), want.bits());
     }
     let class = if caller.uid == attr.uid {
         attr.mode >> 6
@@ -57,8 +61,9 @@ fn caller_of<'a>(master: &Leader, session: SessionId, caller: Option<&'a Caller>
 
 /// `PermissionDenied` unless the caller may do what it wants; mounts are not checked, their kernel did it.
 pub fn check(master: &Leader, session: SessionId, caller: Option<&Caller>, attr: &Attr, want: Want) -> Result<()> {
+    let acl = || if attr.acl { master.replica.state().read().0.access_acl(attr.inode) } else { None };
     match caller_of(master, session, caller)? {
-        Some(caller) if !allows(attr, caller, want) => {
+        Some(caller) if !allows(attr, acl().as_ref(), caller, want) => {
             Err(Error::new(ErrorKind::PermissionDenied, "permission denied").with("inode", attr.inode))
         }
         _ => Ok(()),
@@ -132,11 +137,11 @@ mod tests {
         let caller = |uid, gid, groups: &[u32]| Caller { uid, gid, groups: groups.to_vec() };
         let read = Want { read: true, ..Want::default() };
         let write = Want { write: true, ..Want::default() };
-        assert!(!allows(&attr, &caller(10, 20, &[]), read), "the owner has fewer rights than the group");
-        assert!(allows(&attr, &caller(11, 20, &[]), read));
-        assert!(allows(&attr, &caller(11, 99, &[20]), read));
-        assert!(!allows(&attr, &caller(11, 20, &[]), write));
-        assert!(allows(&attr, &caller(11, 99, &[]), write));
-        assert!(allows(&attr, &caller(0, 0, &[]), write));
+        assert!(!allows(&attr, None, &caller(10, 20, &[]), read), "the owner has fewer rights than the group");
+        assert!(allows(&attr, None, &caller(11, 20, &[]), read));
+        assert!(allows(&attr, None, &caller(11, 99, &[20]), read));
+        assert!(!allows(&attr, None, &caller(11, 20, &[]), write));
+        assert!(allows(&attr, None, &caller(11, 99, &[]), write));
+        assert!(allows(&attr, None, &caller(0, 0, &[]), write));
     }
 }

@@ -31,13 +31,11 @@ impl Leader {
         } else {
             Vec::new()
         };
-        let written: Vec<_> = replaced.iter().map(|session| (*session, self.files_written_by(*session))).collect();
-        let outcome = self.propose_for(0, CommandBody::OpenSession(open)).await?;
-        let session = outcome.id;
-        self.sessions.opened(session, peer);
-        for (session, written) in written {
-            self.session_is_over(session, written);
+        for earlier in replaced {
+            self.end_session(earlier).await?;
         }
+        let session = self.propose_for(0, CommandBody::OpenSession(open)).await?.id;
+        self.sessions.opened(session, peer);
         let cluster = self.replica.state().read().0.cluster().unwrap_or_default();
         Ok(OpenSessionReply {
             session,

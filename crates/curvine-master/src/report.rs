@@ -84,7 +84,7 @@ impl Leader {
         };
         let status = self.replica.status();
         let stats = self.workers.stats();
-        let gauges = HashMap::from([
+        let mut gauges = HashMap::from([
             ("leases".to_string(), self.coherence.lease_count() as u64),
             ("leases_limit".to_string(), self.options.lease_limit as u64),
             ("lock_waits".to_string(), self.lock_waits.len() as u64),
@@ -98,13 +98,19 @@ impl Leader {
             ("orphan_holds".to_string(), counts.orphan_holds),
             ("doomed_trees".to_string(), counts.doomed),
             ("inline_bytes".to_string(), counts.inline_bytes),
+            ("locked_inodes".to_string(), counts.locked_inodes),
+            ("sessions_ending".to_string(), counts.sessions_ending),
             ("clean_bytes".to_string(), sum(|tier| tier.clean)),
             ("cache_hits".to_string(), stats.cache_hits),
             ("cache_misses".to_string(), stats.cache_misses),
             ("ufs_bytes".to_string(), stats.ufs_bytes),
             ("jobs".to_string(), counts.jobs),
             ("uploads_running".to_string(), self.uploads.running() as u64),
+            ("apply_longest_us".to_string(), status.holds.longest.as_micros() as u64),
+            ("apply_over_1ms".to_string(), status.holds.over_1ms),
         ]);
+        let by_command = status.holds.longest_by_command.iter();
+        gauges.extend(by_command.map(|(kind, took)| (format!("apply_longest_us.{kind}"), took.as_micros() as u64)));
         ReportReply {
             cluster: cluster.map(|cluster| cluster.0.to_vec().into()).unwrap_or_default(),
             software: env!("CARGO_PKG_VERSION").to_string(),

@@ -102,6 +102,7 @@ impl Leader {
             Method::Report => Ok(Reply::new(&self.report())),
 
             Method::CheckNamespace => reply(self.check_namespace().await),
+            Method::TakeSnapshot => done(detached(async move { self.replica.snapshot_now().await }).await),
             Method::ListPlaced => Ok(Reply::new(&self.list_placed(call.request()?))),
 
             Method::RegisterWorker => {

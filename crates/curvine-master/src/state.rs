@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use curvine_namespace::Namespace;
-use curvine_proto::{CommandBatch, Outcome};
+use curvine_proto::{Command, Outcome, Time};
 use curvine_raft::{SnapshotSource, StateMachine};
 use curvine_types::{ClusterId, Result};
 
@@ -37,16 +37,15 @@ impl curvine_raft::Salvage for MetaState {
 }
 
 impl StateMachine for MetaState {
-    fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
-        self.0.apply(batch)
+    fn apply(&mut self, now: Option<Time>, command: &Command) -> Outcome {
+        self.0.apply_one(now, command)
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotSource> {
         Box::new(Frozen(self.0.snapshot()))
     }
 
-    fn restore(&mut self, reader: &mut dyn Read) -> Result<()> {
-        self.0 = Namespace::restore(reader)?;
-        Ok(())
+    fn restored(reader: &mut dyn Read) -> Result<Self> {
+        Namespace::restore(reader).map(Self)
     }
 }

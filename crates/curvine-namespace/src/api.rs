@@ -124,6 +124,8 @@ pub struct Counts {
     pub dentries: u64,
     pub xattrs: u64,
     pub sessions: u64,
+    /// Sessions that are over and still hold something.
+    pub sessions_ending: u64,
     /// Outcomes kept in the windows of all sessions.
     pub results: u64,
     /// Inodes with at least one lock.

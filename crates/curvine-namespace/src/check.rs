@@ -155,6 +155,8 @@ impl State {
         for (id, session) in self.sessions.iter() {
             let kept = self.results.range(&(*id, 0)).take_while(|((have, _), _)| have == id).count();
             ensure(kept == session.kept as usize, "the number of kept results differs", *id)?;
+            ensure(self.ending.contains(id) == session.ending, "a session whose end is not noted", *id)?;
+            ensure(self.clients.contains(&(session.client.clone(), *id)), "not found from its client", *id)?;
         }
         Ok(())
     }

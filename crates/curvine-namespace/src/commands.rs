@@ -1,5 +1,6 @@
 //! The commands of the log, one topic a file. Each is a method of `State` that checks everything and then changes it.
 
+mod acls;
 mod attributes;
 mod cluster;
 mod content;
@@ -53,6 +54,7 @@ impl State {
             Body::UfsAdopt(command) => self.ufs_adopt(command),
             Body::UfsStored(command) => self.ufs_stored(command),
             Body::SetJob(command) => self.set_job(command),
+            Body::Reap(command) => Ok(self.reap(command)),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no randomness: the time comes with each batch, and all state is in [`Namespace`]. It lies in
 //! persistent trees, so that a [`Snapshot`] is taken in constant time and written by another thread while commands go on.
 
+mod acl;
 pub mod api;
 mod check;
 mod commands;
@@ -21,6 +22,7 @@ mod store;
 mod tree;
 mod window;
 
+pub use acl::Acl;
 pub use api::*;
 pub use namespace::Namespace;
 pub use snapshot::{Head, Snapshot, snapshot_of_portable};

@@ -16,9 +16,6 @@ use crate::stamp::Stamp;
 use crate::state::{State, fail};
 use crate::store::Store;
 
-/// Inodes of removed trees that are freed with each batch.
-const REAP_STEPS: usize = 4096;
-
 /// The metadata of one cluster.
 #[derive(Default)]
 pub struct Namespace {
@@ -37,15 +34,14 @@ impl Namespace {
     /// master has looked things up that were outdated, and tries again under the same number. Number 0 stands for what the
     /// master does on its own for a session.
     pub fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
-        if let Some(now) = batch.now {
-            self.state.meta.now = self.state.meta.now.max(Stamp::from(now));
-        }
-        let outcomes = batch.commands.iter().map(|command| self.apply_command(command)).collect();
-        self.state.reap(REAP_STEPS);
-        outcomes
+        batch.commands.iter().map(|command| self.apply_one(batch.now, command)).collect()
     }
 
-    fn apply_command(&mut self, command: &Command) -> Outcome {
+    /// Applies one command of a log entry that has this time. No command takes long, whatever it is about.
+    pub fn apply_one(&mut self, now: Option<Time>, command: &Command) -> Outcome {
+        if let Some(now) = now {
+            self.state.meta.now = self.state.meta.now.max(Stamp::from(now));
+        }
         let is_first = matches!(command.body, Some(Body::InitCluster(_)));
         if self.state.meta.cluster.is_none() && !is_first {
             return refused(fail(ErrorKind::Unavailable, "the cluster is not initialised"));
@@ -55,9 +51,9 @@ impl Namespace {
             return self.execute(command);
         }
         if sequence == 0 {
-            return match self.state.sessions.get(&session) {
-                Some(_) => self.execute(command),
-                None => refused(fail(ErrorKind::SessionExpired, "the session has ended").with("session", session)),
+            return match self.state.is_alive(session) {
+                true => self.execute(command),
+                false => refused(fail(ErrorKind::SessionExpired, "the session has ended").with("session", session)),
             };
         }
         match self.state.advance_window(session, sequence, command.lowest_unacked) {
@@ -158,6 +154,7 @@ impl Namespace {
             dentries: state.store.dentry_count() as u64,
             xattrs: state.store.xattr_count() as u64,
             sessions: state.sessions.len() as u64,
+            sessions_ending: state.ending.len() as u64,
             results: state.results.len() as u64,
             locked_inodes: state.locks.len() as u64,
             grants: state.grants.len() as u64,

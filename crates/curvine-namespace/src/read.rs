@@ -6,6 +6,7 @@ use curvine_proto::{Attr, BlocksLayout, DirEntry, FileKind, InlineLayout, Layout
 use curvine_types::limits::BLOCK_SIZE_DEFAULT;
 use curvine_types::{Cookie, ErrorKind, InodeId, Name, ROOT_INODE, Result};
 
+use crate::acl::{ACCESS, Acl};
 use crate::namespace::Namespace;
 use crate::record::*;
 use crate::state::{State, fail};
@@ -74,6 +75,12 @@ impl Namespace {
         let value = self.state.store.xattr(inode, name);
         let value = value.ok_or_else(|| fail(ErrorKind::NoAttribute, "no such attribute").with("inode", inode))?;
         Ok(Bytes::from_owner(value))
+    }
+
+    /// The access control list of an inode that has one.
+    pub fn access_acl(&self, inode: InodeId) -> Option<Acl> {
+        let record = self.state.store.inode(inode)?;
+        self.state.acl(inode, &record, ACCESS)
     }
 
     /// The names of all extended attributes.

@@ -91,6 +91,10 @@ impl Inode {
         self.kind() == FileKind::Directory
     }
 
+    pub fn is_symlink(&self) -> bool {
+        self.kind() == FileKind::Symlink
+    }
+
     pub fn is_file(&self) -> bool {
         self.kind() == FileKind::File
     }
@@ -203,6 +207,8 @@ pub struct Session {
     pub kept: u32,
     /// Executed commands whose outcome was pushed out of the window: ranges (first, last) above `lowest_unacked`.
     pub spent: Vec<(u64, u64)>,
+    /// It is over, and not all that it held has been let go of yet.
+    pub ending: bool,
 }
 
 /// The kept outcome of one command.

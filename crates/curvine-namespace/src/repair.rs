@@ -192,9 +192,14 @@ impl State {
     fn repair_owners(&mut self) {
         self.held = Tree::default();
         self.clients = Tree::default();
-        let sessions: Vec<_> = self.sessions.iter().map(|(id, session)| (*id, session.client.clone())).collect();
-        for (id, client) in &sessions {
+        self.ending = Tree::default();
+        let sessions: Vec<_> =
+            self.sessions.iter().map(|(id, session)| (*id, session.client.clone(), session.ending)).collect();
+        for (id, client, ending) in &sessions {
             self.clients.insert((client.clone(), *id), ());
+            if *ending {
+                self.ending.insert(*id, ());
+            }
         }
         let results: Vec<(u64, u64)> = self.results.iter().map(|(key, _)| *key).collect();
         let mut kept: BTreeMap<u64, u32> = BTreeMap::new();
@@ -204,7 +209,7 @@ impl State {
                 false => drop(self.results.remove(&key)),
             }
         }
-        for (id, _) in &sessions {
+        for (id, ..) in &sessions {
             if let Some(session) = self.sessions.get_mut(id) {
                 session.kept = kept.get(id).copied().unwrap_or_default();
             }

@@ -30,12 +30,18 @@ impl Namespace {
 
     /// A session that has not ended.
     pub fn session(&self, id: SessionId) -> Option<SessionRecord> {
-        self.state.sessions.get(&id).map(|session| session_record(id, session))
+        self.state.sessions.get(&id).filter(|session| !session.ending).map(|session| session_record(id, session))
+    }
+
+    /// Sessions that are over and still hold something.
+    pub fn ending_sessions(&self) -> Vec<SessionId> {
+        self.state.ending.iter().map(|(id, ())| *id).collect()
     }
 
     /// All sessions that have not ended, by their ids.
     pub fn sessions(&self) -> Vec<SessionRecord> {
-        self.state.sessions.iter().map(|(id, session)| session_record(*id, session)).collect()
+        let alive = self.state.sessions.iter().filter(|(_, session)| !session.ending);
+        alive.map(|(id, session)| session_record(*id, session)).collect()
     }
 
     /// The unlinked inodes that a session holds.

@@ -1,7 +1,7 @@
 //! The whole replicated state and the steps that commands are made of.
 //!
 //! Always: every inode but the root has as many names as its link count says (directories: one, and a count of 2 plus
-//! their subdirectories), or it is an orphan with count 0 that a session holds. The tables `held`, `clients`, `live`,
+//! their subdirectories), or it is an orphan with count 0 that a session holds. The tables `held`, `clients`, `ending`, `live`,
 //! `uploads` and `job_keys` follow from the others. A step never fails half way: commands check everything before they change anything.
 
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use curvine_types::{
     ClusterId, Cookie, Error, ErrorKind, Generation, InodeId, MountId, Name, ROOT_INODE, Result, SessionId, WorkerId,
 };
 
+use crate::acl::{ACCESS, DEFAULT};
 use crate::api::WorkerRecord;
 use crate::label::Label;
 use crate::memory::Memory;
@@ -27,6 +28,8 @@ pub(crate) struct State {
     pub sessions: Tree<SessionId, Session>,
     /// Sessions by the name of their client.
     pub clients: Tree<(Arc<str>, SessionId), ()>,
+    /// Sessions that are `ending`.
+    pub ending: Tree<SessionId, ()>,
     pub results: Tree<(SessionId, u64), Kept>,
     pub held: Tree<(SessionId, Held, InodeId), ()>,
     /// Who has an unlinked inode open.
@@ -131,6 +134,11 @@ pub(crate) fn fail(kind: ErrorKind, message: &str) -> Error {
 }
 
 impl State {
+    /// Whether commands of the session are executed.
+    pub fn is_alive(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|session| !session.ending)
+    }
+
     /// An inode that must exist.
     pub fn inode(&self, id: InodeId) -> Result<Inode> {
         self.store.inode(id).ok_or_else(|| fail(ErrorKind::Stale, "the inode is gone").with("inode", id))
@@ -269,7 +277,9 @@ impl State {
         let attr = self.attr_of(id, &inode);
         if inode.nlink == 0 {
             self.detach(id, &inode);
-            for holder in holders.iter().filter(|holder| self.sessions.contains(holder)) {
+            for holder in
+                holders.iter().filter(|holder| self.sessions.contains(holder) && !self.ending.contains(holder))
+            {
                 self.orphans.insert((id, *holder), ());
                 self.held.insert((*holder, Held::Orphan, id), ());
             }
@@ -386,6 +396,7 @@ impl State {
             change: inode.change,
             live: inode.has(LIVE),
             mount: self.mount_of(id, inode),
+            acl: inode.has(XATTRS) && [ACCESS, DEFAULT].iter().any(|name| self.store.xattr(id, name).is_some()),
         }
     }
 

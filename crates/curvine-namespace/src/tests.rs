@@ -1,5 +1,6 @@
 //! What the state machine promises, by topic, through its public face. After each command the invariants are checked.
 
+mod acls;
 mod attributes;
 mod cluster;
 mod content;

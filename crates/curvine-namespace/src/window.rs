@@ -15,7 +15,9 @@ use crate::state::{State, fail};
 impl State {
     /// What is known about a command.
     pub fn result(&self, session: SessionId, sequence: u64) -> ResultLookup {
-        let Some(record) = self.sessions.get(&session) else { return ResultLookup::NoSession };
+        let Some(record) = self.sessions.get(&session).filter(|session| !session.ending) else {
+            return ResultLookup::NoSession;
+        };
         if sequence < record.lowest_unacked {
             return ResultLookup::Forgotten;
         }
@@ -31,7 +33,9 @@ impl State {
 
     /// Forgets what the session will not ask for again, and says whether its next command may be executed.
     pub fn advance_window(&mut self, session: SessionId, sequence: u64, lowest_unacked: u64) -> Result<ResultLookup> {
-        let Some(record) = self.sessions.get(&session) else { return Ok(ResultLookup::NoSession) };
+        let Some(record) = self.sessions.get(&session).filter(|session| !session.ending) else {
+            return Ok(ResultLookup::NoSession);
+        };
         if sequence == u64::MAX {
             return Err(
                 fail(ErrorKind::InvalidArgument, "the number of a command is out of range").with("session", session)
@@ -39,7 +43,7 @@ impl State {
         }
         let lowest = lowest_unacked.min(sequence);
         if lowest > record.lowest_unacked {
-            self.drop_results(session, lowest);
+            self.drop_results(session, lowest, usize::MAX);
             if let Some(record) = self.sessions.get_mut(&session) {
                 record.lowest_unacked = lowest;
                 record.spent.retain_mut(|(first, last)| {
@@ -62,7 +66,7 @@ impl State {
     pub fn keep_result(&mut self, session: SessionId, sequence: u64, outcome: &Outcome) {
         let order = self.meta.next_order;
         self.meta.next_order += 1;
-        let Some(record) = self.sessions.get_mut(&session) else { return };
+        let Some(record) = self.sessions.get_mut(&session).filter(|session| !session.ending) else { return };
         self.results.insert((session, sequence), Kept { order, outcome: outcome.encode_to_vec().into() });
         record.kept += 1;
         if record.kept as usize <= RESULT_WINDOW {
@@ -77,10 +81,12 @@ impl State {
         }
     }
 
-    /// Drops the kept results of a session below a number.
-    pub fn drop_results(&mut self, session: SessionId, below: u64) {
+    /// Drops the kept results of a session below a number, at most so many.
+    pub fn drop_results(&mut self, session: SessionId, below: u64, most: usize) {
         let mut dropped = 0;
-        while let Some(((have, sequence), _)) = self.results.first_from(&(session, 0)) {
+        while (dropped as usize) < most
+            && let Some(((have, sequence), _)) = self.results.first_from(&(session, 0))
+        {
             let key = (*have, *sequence);
             if key.0 != session || key.1 >= below {
                 break;

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod frame;
+mod kind;
 pub mod method;
 mod time;
 

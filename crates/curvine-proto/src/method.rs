@@ -86,6 +86,8 @@ methods! {
     /// Operator to master: whether the namespace is sound, and what it says that workers have.
     CheckNamespace = 220,
     ListPlaced = 221,
+    /// Operator to master: writes a snapshot of the metadata now; Empty when it is durable.
+    TakeSnapshot = 410,
     /// Operator to worker: what it has.
     ListHeld = 222,
 

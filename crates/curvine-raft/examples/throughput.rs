@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use curvine_proto::{Command, CommandBatch, Create, Outcome, command::Body};
+use curvine_proto::{Command, Create, Outcome, Time, command::Body};
 use curvine_raft::{Options, Replica, SnapshotSource, StateMachine};
 use curvine_types::{ClusterId, Result};
 
@@ -16,23 +16,19 @@ struct Counter(u64);
 struct View(u64);
 
 impl StateMachine for Counter {
-    fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
-        let outcome = |_: &Command| {
-            self.0 += 1;
-            Outcome { id: self.0, ..Default::default() }
-        };
-        batch.commands.iter().map(outcome).collect()
+    fn apply(&mut self, _: Option<Time>, _: &Command) -> Outcome {
+        self.0 += 1;
+        Outcome { id: self.0, ..Default::default() }
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotSource> {
         Box::new(View(self.0))
     }
 
-    fn restore(&mut self, reader: &mut dyn Read) -> Result<()> {
+    fn restored(reader: &mut dyn Read) -> Result<Self> {
         let mut bytes = [0; 8];
         reader.read_exact(&mut bytes).map_err(|source| curvine_types::Error::from_io(source, "no counter"))?;
-        self.0 = u64::from_le_bytes(bytes);
-        Ok(())
+        Ok(Self(u64::from_le_bytes(bytes)))
     }
 }
 

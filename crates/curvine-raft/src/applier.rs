@@ -1,21 +1,26 @@
-//! Applies committed entries to the state machine, in slices, and cuts snapshots between entries.
+//! Applies committed entries to the state machine, in short holds of its lock, and cuts snapshots between entries.
 //!
 //! What must hold: `progress` is locked for the whole of one entry, so whoever has it sees the state between two entries; the state's
-//! own lock is held for one slice of commands only. Outcomes stand at their command's position.
+//! own lock is held for a short time only. Outcomes stand at their command's position.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use curvine_proto::{CommandBatch, Time};
+use curvine_proto::{Command, CommandBatch, Outcome, Time};
 use curvine_types::{Error, ErrorKind, Result};
 use openraft::storage::RaftStateMachine;
 use openraft::{EntryPayload, ErrorVerb, OptionalSend, RaftSnapshotBuilder, Snapshot};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 use crate::entry::{Batch, Entry, LogId, Outcomes, StorageError, StoredMembership, Types, storage_error};
 use crate::machine::{SnapshotSource, StateMachine};
 use crate::snapshot::SnapshotFile;
 use crate::snapshot::store::{Meta, Restored, SnapshotStore};
+use crate::status::Holds;
+
+/// Commands that take as long are remembered by their kind.
+const NOTED: Duration = Duration::from_micros(200);
 
 /// How far the state machine is.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +42,8 @@ pub(crate) struct Applier<S> {
     snapshots: Arc<SnapshotStore>,
     /// A snapshot was written just now: openraft is to take that one.
     prepared: Arc<AtomicBool>,
-    slice: usize,
+    hold: Duration,
+    holds: Arc<Mutex<Holds>>,
 }
 
 impl<S> Clone for Applier<S> {
@@ -48,7 +54,8 @@ impl<S> Clone for Applier<S> {
             published: self.published.clone(),
             snapshots: self.snapshots.clone(),
             prepared: self.prepared.clone(),
-            slice: self.slice,
+            hold: self.hold,
+            holds: self.holds.clone(),
         }
     }
 }
@@ -69,7 +76,7 @@ impl Cut {
 }
 
 impl<S: StateMachine> Applier<S> {
-    pub fn new(state: Arc<RwLock<S>>, snapshots: Arc<SnapshotStore>, restored: Restored, slice: usize) -> Self {
+    pub fn new(state: Arc<RwLock<S>>, snapshots: Arc<SnapshotStore>, restored: Restored, hold: Duration) -> Self {
         let progress = Progress {
             last: restored.meta.last_log_id,
             membership: restored.meta.last_membership,
@@ -82,13 +89,19 @@ impl<S: StateMachine> Applier<S> {
             published: Arc::new(Mutex::new(progress)),
             snapshots,
             prepared: Arc::default(),
-            slice: slice.max(1),
+            hold,
+            holds: Arc::default(),
         }
     }
 
     /// How far the last wholly applied entry has brought it.
     pub fn progress(&self) -> Progress {
         self.published.lock().clone()
+    }
+
+    /// How long the state's lock was held for commands.
+    pub fn holds(&self) -> Holds {
+        self.holds.lock().clone()
     }
 
     /// The state between two entries.
@@ -108,28 +121,48 @@ impl<S: StateMachine> Applier<S> {
         self.prepared.store(true, Ordering::Release);
     }
 
+    /// Applies commands under one hold of the lock: at least one, and no more once its time is over.
+    fn apply_for_a_while<'a>(
+        &self,
+        now: Option<Time>,
+        commands: &mut impl Iterator<Item = &'a Command>,
+        outcomes: &mut Vec<Outcome>,
+    ) {
+        let mut state = self.state.write();
+        let begun = Instant::now();
+        let mut until_now = Duration::ZERO;
+        for command in commands {
+            outcomes.push(state.apply(now, command));
+            let elapsed = begun.elapsed();
+            let took = elapsed - until_now;
+            if took >= NOTED {
+                let mut holds = self.holds.lock();
+                let longest = holds.longest_by_command.entry(command.kind_name()).or_default();
+                *longest = took.max(*longest);
+            }
+            until_now = elapsed;
+            if elapsed >= self.hold {
+                break;
+            }
+        }
+        // To those who wait: taking it again at once would starve them.
+        RwLockWriteGuard::unlock_fair(state);
+        let mut holds = self.holds.lock();
+        holds.longest = until_now.max(holds.longest);
+        holds.over_1ms += u64::from(until_now > Duration::from_millis(1));
+    }
+
     async fn apply_batch(&self, batch: &Batch, progress: &mut Progress) -> Result<Outcomes> {
         let CommandBatch { now, commands } = batch.take_decoded()?;
         let mut outcomes = Vec::with_capacity(commands.len());
-        let count = commands.len();
-        let mut rest = commands.into_iter();
-        while rest.len() > 0 {
-            let slice = CommandBatch { now, commands: rest.by_ref().take(self.slice).collect() };
-            let given = self.state.write().apply(&slice);
-            if given.len() != slice.commands.len() {
-                return Err(Error::new(
-                    ErrorKind::Internal,
-                    "the state machine gave another number of outcomes than of commands",
-                )
-                .with("want", slice.commands.len())
-                .with("have", given.len()));
-            }
-            outcomes.extend(given);
-            if rest.len() > 0 {
+        let mut rest = commands.iter().peekable();
+        while rest.peek().is_some() {
+            self.apply_for_a_while(now, &mut rest, &mut outcomes);
+            if rest.peek().is_some() {
                 tokio::task::yield_now().await; // let readers in
             }
         }
-        debug_assert_eq!(outcomes.len(), count);
+        debug_assert_eq!(outcomes.len(), commands.len());
         progress.now = now.or(progress.now);
         Ok(Outcomes(outcomes))
     }
@@ -188,7 +221,14 @@ impl<S: StateMachine> RaftStateMachine<Types> for Applier<S> {
         let mut progress = self.progress.lock().await;
         let (snapshots, state, meta) = (self.snapshots.clone(), self.state.clone(), meta.clone());
         let restored = tokio::task::spawn_blocking(move || {
-            snapshots.install(&meta, &snapshot, &mut |reader| state.write().restore(reader))
+            let mut fresh = None;
+            let mut restore = |reader: &mut dyn std::io::Read| S::restored(reader).map(|state| fresh = Some(state));
+            let restored = snapshots.install(&meta, &snapshot, &mut restore)?;
+            let missing = || Error::new(ErrorKind::Internal, "a snapshot was installed and not read");
+            // Only the exchange is under the lock; the old state goes after it.
+            let old = std::mem::replace(&mut *state.write(), fresh.ok_or_else(missing)?);
+            drop(old);
+            Ok(restored)
         })
         .await
         .unwrap_or_else(|error| {

@@ -50,5 +50,5 @@ pub use options::Options;
 pub use replica::Replica;
 pub use salvage::{Foundation, Salvage, Salvaged, found, salvage};
 pub use serving::RaftService;
-pub use status::{LeaderState, Member, Mode, Status};
+pub use status::{Holds, LeaderState, Member, Mode, Status};
 pub use transport::{RaftTransport, RpcTransport};

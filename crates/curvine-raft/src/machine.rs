@@ -2,23 +2,22 @@
 
 use std::io::{Read, Write};
 
-use curvine_proto::{CommandBatch, Outcome};
+use curvine_proto::{Command, Outcome, Time};
 use curvine_types::Result;
 
 /// A deterministic machine that the log drives. No clock, no randomness and no I/O in [`apply`](Self::apply).
 ///
-/// The replica keeps it in a `RwLock`: `apply` and `restore` write, everything else reads.
-pub trait StateMachine: Send + Sync + 'static {
-    /// Executes committed commands in their order; one outcome for each, by position. A command that fails says so in its
-    /// outcome. Large log entries come in several calls with the same `now`, so that the lock is held shortly.
-    fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome>;
+/// The replica keeps it in a `RwLock`: `apply` writes, everything else reads.
+pub trait StateMachine: Send + Sync + Sized + 'static {
+    /// Executes a committed command of an entry with the time `now`. One that fails says so in its outcome. It must take a
+    /// bounded time, whatever it is about: the lock is held meanwhile.
+    fn apply(&mut self, now: Option<Time>, command: &Command) -> Outcome;
 
     /// A view of the state as it is now, which later changes do not touch. Called under the lock: must be cheap.
     fn snapshot(&self) -> Box<dyn SnapshotSource>;
 
-    /// Replaces the whole state by a written snapshot. The bytes have been verified; an error leaves the state undefined,
-    /// and the replica then does not use it.
-    fn restore(&mut self, reader: &mut dyn Read) -> Result<()>;
+    /// The state that a written snapshot holds. The bytes have been verified. Takes as long as it takes: no lock is held.
+    fn restored(reader: &mut dyn Read) -> Result<Self>;
 }
 
 /// A view of the state that can be written outside the lock, on another thread.

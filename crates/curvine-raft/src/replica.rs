@@ -385,6 +385,7 @@ impl<S: StateMachine> Replica<S> {
             log_segments: log.segments.len(),
             log_bytes_since_snapshot: log.bytes_after(snapshot_index),
             cache_bytes: log.cache_bytes(),
+            holds: inner.applier.holds(),
             queue_commands: gauges.commands.load(Ordering::Relaxed),
             queue_bytes: gauges.bytes.load(Ordering::Relaxed),
             entries_in_flight: gauges.in_flight.load(Ordering::Relaxed),
@@ -457,7 +458,7 @@ fn recover<S: StateMachine>(
         let memory = reader.memory.lock();
         (memory.purged, memory.last)
     };
-    let mut restore = |reader: &mut dyn std::io::Read| machine.restore(reader);
+    let mut restore = |reader: &mut dyn std::io::Read| S::restored(reader).map(|restored| machine = restored);
     let opened = SnapshotStore::open(disk, dir, node.cluster, options.snapshots_kept, bounds, &mut restore);
     let (snapshots, restored) = match opened {
         Ok(opened) => opened,
@@ -468,7 +469,7 @@ fn recover<S: StateMachine>(
         }
     };
     let snapshots = Arc::new(snapshots);
-    let applier = Applier::new(Arc::new(RwLock::new(machine)), snapshots.clone(), restored, options.apply_slice);
+    let applier = Applier::new(Arc::new(RwLock::new(machine)), snapshots.clone(), restored, options.apply_hold);
     Ok(Recovered { node, log, writer, snapshots, applier })
 }
 

@@ -33,7 +33,8 @@ async fn a_restart_keeps_everything_acknowledged() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_of_many_callers_gets_the_outcome_of_its_own_command() {
     let dir = tempfile::tempdir().unwrap();
-    let replica = create(&Options { batch_commands: 50, apply_slice: 7, ..options(dir.path()) }).await;
+    let replica =
+        create(&Options { batch_commands: 50, apply_hold: std::time::Duration::ZERO, ..options(dir.path()) }).await;
     let callers: Vec<_> = (0..64u64)
         .map(|caller| {
             let replica = replica.clone();

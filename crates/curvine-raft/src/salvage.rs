@@ -63,10 +63,11 @@ pub fn salvage<S: Salvage>(dir: &Path) -> Result<Salvaged<S>> {
     let snapshots = snapshot_remains::list(dir)?;
     let mut whole = false;
     for (_, index, path) in &snapshots {
-        let mut machine = S::default();
-        match snapshot_remains::read_whole(path, cluster, &mut |reader| machine.restore(reader)) {
+        let mut machine = None;
+        let mut restore = |reader: &mut dyn std::io::Read| S::restored(reader).map(|restored| machine = Some(restored));
+        match snapshot_remains::read_whole(path, cluster, &mut restore) {
             Ok(restored) => {
-                found.machine = machine;
+                found.machine = machine.unwrap_or_default();
                 found.now = restored.now;
                 found.set_last(restored.meta.last_log_id.unwrap_or_default());
                 whole = true;
@@ -121,7 +122,9 @@ impl<S: StateMachine> Salvaged<S> {
             if let EntryPayload::Normal(batch) = &entry.payload {
                 let batch = batch.take_decoded()?;
                 now = batch.now.or(now);
-                machine.apply(&batch);
+                for command in &batch.commands {
+                    machine.apply(batch.now, command);
+                }
             }
             Ok(())
         })?;

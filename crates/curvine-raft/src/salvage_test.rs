@@ -10,7 +10,7 @@ use crate::{Foundation, Options, Salvage, StateMachine, found, salvage};
 
 impl Salvage for Journal {
     fn restore_remains(&mut self, reader: &mut dyn Read, _: ClusterId) -> Result<Vec<String>> {
-        self.restore(reader)?;
+        *self = Self::restored(reader)?;
         Ok(vec!["unchecked".to_string()])
     }
 

@@ -1,5 +1,6 @@
 //! What a replica tells about itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Who leads, as this replica knows it.
@@ -35,6 +36,16 @@ pub struct Member {
     pub voter: bool,
 }
 
+/// How long commands held the state's lock since the process started; time in which nobody could read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holds {
+    pub longest: Duration,
+    /// Holds of more than 1 ms.
+    pub over_1ms: u64,
+    /// Of each kind of command that ever took more than 200 us, how long it took at most.
+    pub longest_by_command: BTreeMap<&'static str, Duration>,
+}
+
 /// Gauges and state, for status pages and metrics.
 #[derive(Clone, Debug)]
 pub struct Status {
@@ -57,6 +68,8 @@ pub struct Status {
     pub log_bytes_since_snapshot: u64,
     /// Bytes of log entries held in memory.
     pub cache_bytes: usize,
+    /// How long the state's lock was held for commands.
+    pub holds: Holds,
     /// Commands waiting for a batch.
     pub queue_commands: usize,
     /// Bytes of commands waiting for a batch.

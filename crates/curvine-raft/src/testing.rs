@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use curvine_proto::{Command, CommandBatch, Outcome, WriteInline, command::Body};
+use curvine_proto::{Command, Outcome, Time, WriteInline, command::Body};
 use curvine_types::{ClusterId, Error, Result};
 use parking_lot::Mutex;
 
@@ -27,25 +27,22 @@ impl Journal {
 }
 
 impl StateMachine for Journal {
-    fn apply(&mut self, batch: &CommandBatch) -> Vec<Outcome> {
-        let now = batch.now.map_or(0, |time| time.sec as u64 * 1_000_000_000 + u64::from(time.nsec));
-        let mut one = |command: &Command| {
-            self.commands.push((command.session, command.sequence, now));
-            Outcome { id: self.commands.len() as u64, epoch: command.sequence, ..Default::default() }
-        };
-        batch.commands.iter().map(&mut one).collect()
+    fn apply(&mut self, now: Option<Time>, command: &Command) -> Outcome {
+        let now = now.map_or(0, |time| time.sec as u64 * 1_000_000_000 + u64::from(time.nsec));
+        self.commands.push((command.session, command.sequence, now));
+        Outcome { id: self.commands.len() as u64, epoch: command.sequence, ..Default::default() }
     }
 
     fn snapshot(&self) -> Box<dyn SnapshotSource> {
         Box::new(self.clone())
     }
 
-    fn restore(&mut self, reader: &mut dyn Read) -> Result<()> {
+    fn restored(reader: &mut dyn Read) -> Result<Self> {
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).map_err(|source| Error::from_io(source, "cannot read the journal"))?;
         let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
-        self.commands = (0..bytes.len() / 24).map(|n| (word(n * 24), word(n * 24 + 8), word(n * 24 + 16))).collect();
-        Ok(())
+        let commands = (0..bytes.len() / 24).map(|n| (word(n * 24), word(n * 24 + 8), word(n * 24 + 16))).collect();
+        Ok(Self { commands })
     }
 }
 

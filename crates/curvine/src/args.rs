@@ -150,7 +150,7 @@ pub enum ToolCommand {
     ///
     /// Exit codes: 0 all is well; 3 something is wrong; 4 nothing wrong was found, but not everything could be checked; 1 it could not run.
     Fsck,
-    /// Take the metadata out of a master's directory, or make a fresh directory of it, without a running master
+    /// Take the metadata out of a directory that no master works on, make a fresh directory of it, or have it written now
     Meta {
         #[command(subcommand)]
         command: MetaCommand,
@@ -186,6 +186,8 @@ pub enum MetaCommand {
         /// What was dumped; -: standard input
         input: PathBuf,
     },
+    /// Have the running master write a snapshot of the metadata now, so that its next start reads no log before it
+    Snapshot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -12,7 +12,8 @@ use curvine_types::{ErrorKind, ROOT_INODE};
 use crate::master::Place;
 use crate::play::{Cluster, name, pattern};
 
-const NEW: NewFile = NewFile { mode: 0o644, uid: 0, gid: 0, exclusive: true, open: Some(OpenFlags::READ_WRITE) };
+const NEW: NewFile =
+    NewFile { mode: 0o644, umask: 0, uid: 0, gid: 0, exclusive: true, open: Some(OpenFlags::READ_WRITE) };
 
 fn sealed() -> Place {
     Place::Blocks { worker: 1, version: 1, epoch: 1, live: false }

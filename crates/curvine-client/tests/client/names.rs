@@ -9,8 +9,8 @@ use curvine_types::{ErrorKind, ROOT_INODE};
 use crate::master::{Fault, Place};
 use crate::play::{Cluster, name};
 
-const NODE: NewNode = NewNode { mode: 0o755, uid: 0, gid: 0 };
-const FILE: NewFile = NewFile { mode: 0o644, uid: 0, gid: 0, exclusive: true, open: None };
+const NODE: NewNode = NewNode { mode: 0o755, umask: 0, uid: 0, gid: 0 };
+const FILE: NewFile = NewFile { mode: 0o644, umask: 0, uid: 0, gid: 0, exclusive: true, open: None };
 
 fn lock(owner: u64, kind: LockType) -> SetLock {
     SetLock { kind: LockKind::Posix as i32, r#type: kind as i32, start: 0, end: u64::MAX, owner, ..Default::default() }

@@ -88,7 +88,7 @@ async fn a_leader_that_asks_for_it_gets_a_declaration() {
     let (fs, _) = cluster.client().await;
     cluster.master.state.lock().wants_declare = true;
     cluster.master.until("the second declaration", |state| state.declared.len() == 2).await;
-    fs.mkdir(ROOT_INODE, &name("d"), curvine_client::NewNode { mode: 0o755, uid: 0, gid: 0 }).await.unwrap();
+    fs.mkdir(ROOT_INODE, &name("d"), curvine_client::NewNode { mode: 0o755, umask: 0, uid: 0, gid: 0 }).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +146,7 @@ async fn when_the_session_expires_writers_are_dead_and_readers_go_on() {
     cluster.master.until("the close", |state| state.opens[&(2, inode)] == (0, 0)).await;
     assert!(cluster.master.state.lock().violations.is_empty());
     // Changes are numbered from the start again.
-    let flags = NewFile { mode: 0o644, uid: 0, gid: 0, exclusive: true, open: None };
+    let flags = NewFile { mode: 0o644, umask: 0, uid: 0, gid: 0, exclusive: true, open: None };
     fs.create(ROOT_INODE, &name("new"), flags).await.unwrap();
     assert_eq!(cluster.master.state.lock().sequences.last(), Some(&1));
 }

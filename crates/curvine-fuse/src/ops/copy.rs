@@ -36,11 +36,12 @@ impl<B: Backend> Call<'_, B> {
     }
 
     /// O_TMPFILE; the header's node is the directory.
-    pub(super) async fn tmpfile(&self, flags: u32, mode: u32) -> Outcome {
+    pub(super) async fn tmpfile(&self, flags: u32, mode: u32, umask: u32) -> Outcome {
         self.check_room()?;
         let wanted = open_flags(flags);
         let new = NewFile {
             mode: convert::permissions(mode),
+            umask,
             uid: self.header.uid,
             gid: self.header.gid,
             exclusive: flags as i32 & libc::O_EXCL != 0,

@@ -53,11 +53,19 @@ impl<B: Backend> Call<'_, B> {
         Ok(Answer::Opened { fh, value: out.as_bytes().to_vec() })
     }
 
-    pub(super) async fn create(&self, name: &[u8], flags: u32, mode: u32, kill_privileges: bool) -> Outcome {
+    pub(super) async fn create(
+        &self,
+        name: &[u8],
+        flags: u32,
+        mode: u32,
+        umask: u32,
+        kill_privileges: bool,
+    ) -> Outcome {
         self.check_room()?;
         let wanted = open_flags(flags);
         let new = NewFile {
             mode: convert::permissions(mode),
+            umask,
             uid: self.header.uid,
             gid: self.header.gid,
             exclusive: flags as i32 & libc::O_EXCL != 0,

@@ -46,14 +46,16 @@ pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outco
         Op::Setattr(args) => call.setattr(&args).await,
         Op::Readlink => call.readlink().await,
         Op::Symlink { name, target } => call.symlink(name, target).await,
-        Op::Mknod { name, mode, rdev, .. } => call.mknod(name, mode, rdev).await,
-        Op::Mkdir { name, mode, .. } => call.mkdir(name, mode).await,
+        Op::Mknod { name, mode, rdev, umask } => call.mknod(name, mode, umask, rdev).await,
+        Op::Mkdir { name, mode, umask } => call.mkdir(name, mode, umask).await,
         Op::Unlink { name } => call.unlink(name).await,
         Op::Rmdir { name } => call.rmdir(name).await,
         Op::Rename { name, new_parent, new_name, flags } => call.rename(name, new_parent, new_name, flags).await,
         Op::Link { inode, name } => call.link(inode, name).await,
         Op::Open { flags, kill_privileges } => call.open(flags, kill_privileges).await,
-        Op::Create { name, flags, mode, kill_privileges, .. } => call.create(name, flags, mode, kill_privileges).await,
+        Op::Create { name, flags, mode, umask, kill_privileges } => {
+            call.create(name, flags, mode, umask, kill_privileges).await
+        }
         Op::Read(args) => call.read(&args).await,
         Op::Write { args, data, data_offset } => {
             let data = request.slice(data_offset..data_offset + data.len());
@@ -65,7 +67,7 @@ pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outco
         Op::Fsync { fh, datasync } => call.fsync(fh, datasync).await,
         Op::Fallocate(args) => call.fallocate(&args).await,
         Op::Lseek { fh, offset, whence } => call.lseek(fh, offset, whence).await,
-        Op::Setxattr { name, value, flags } => call.setxattr(name, value, flags).await,
+        Op::Setxattr { name, value, flags, kill_setgid } => call.setxattr(name, value, flags, kill_setgid).await,
         Op::Getxattr { name, size } => call.getxattr(name, size).await,
         Op::Listxattr { size } => call.listxattr(size).await,
         Op::Removexattr { name } => call.removexattr(name).await,
@@ -85,7 +87,7 @@ pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outco
         Op::Access { .. } | Op::Destroy => Ok(Answer::Done),
         Op::Ioctl(_) => Err(Failure::Errno(libc::ENOTTY)),
         Op::CopyFileRange { args, wide } => call.copy_file_range(&args, wide).await,
-        Op::Tmpfile { flags, mode, .. } => call.tmpfile(flags, mode).await,
+        Op::Tmpfile { flags, mode, umask } => call.tmpfile(flags, mode, umask).await,
         Op::Syncfs => call.syncfs().await,
         // The kernel remembers these refusals and does without: polls are always ready.
         Op::Poll(_) | Op::Bmap(_) => Err(Failure::Errno(libc::ENOSYS)),

@@ -44,19 +44,19 @@ impl<B: Backend> Call<'_, B> {
         if target.len() > SYMLINK_MAX {
             return Err(Failure::Errno(libc::ENAMETOOLONG));
         }
-        let entry = self.server.backend.symlink(self.inode, &Name::new(name)?, target, self.owner(0o777)).await?;
+        let entry = self.server.backend.symlink(self.inode, &Name::new(name)?, target, self.owner(0o777, 0)).await?;
         Ok(Answer::value(&self.entry(&entry)))
     }
 
-    pub(super) async fn mknod(&self, name: &[u8], mode: u32, rdev: u32) -> Outcome {
+    pub(super) async fn mknod(&self, name: &[u8], mode: u32, umask: u32, rdev: u32) -> Outcome {
         let kind = convert::node_kind(mode).ok_or(Failure::Errno(libc::EINVAL))?;
-        let (name, owner) = (Name::new(name)?, self.owner(mode));
+        let (name, owner) = (Name::new(name)?, self.owner(mode, umask));
         let entry = self.server.backend.mknod(self.inode, &name, owner, kind, rdev).await?;
         Ok(Answer::value(&self.entry(&entry)))
     }
 
-    pub(super) async fn mkdir(&self, name: &[u8], mode: u32) -> Outcome {
-        let entry = self.server.backend.mkdir(self.inode, &Name::new(name)?, self.owner(mode)).await?;
+    pub(super) async fn mkdir(&self, name: &[u8], mode: u32, umask: u32) -> Outcome {
+        let entry = self.server.backend.mkdir(self.inode, &Name::new(name)?, self.owner(mode, umask)).await?;
         Ok(Answer::value(&self.entry(&entry)))
     }
 
@@ -91,9 +91,9 @@ impl<B: Backend> Call<'_, B> {
         Ok(Answer::Done)
     }
 
-    /// Who owns what the caller makes; the kernel has applied the umask.
-    fn owner(&self, mode: u32) -> NewNode {
-        NewNode { mode: convert::permissions(mode), uid: self.header.uid, gid: self.header.gid }
+    /// Who owns what the caller makes. A kernel that has applied the umask itself sends it too.
+    fn owner(&self, mode: u32, umask: u32) -> NewNode {
+        NewNode { mode: convert::permissions(mode), umask, uid: self.header.uid, gid: self.header.gid }
     }
 
     pub(super) fn entry(&self, entry: &Entry) -> EntryOut {

@@ -8,9 +8,8 @@ use super::Call;
 use crate::answer::{Answer, Failure, Outcome};
 use crate::backend::Backend;
 
-/// ACLs are not kept: the kernel would have to be told to check them. `ls -l` asks for one on each file.
-fn is_unsupported(name: &[u8]) -> bool {
-    name.starts_with(b"system.")
+fn is_acl(name: &[u8]) -> bool {
+    matches!(name, b"system.posix_acl_access" | b"system.posix_acl_default")
 }
 
 /// Answered by the mount and listed nowhere: how the kernel does the I/O of the file now, and why.
@@ -25,12 +24,22 @@ impl<B: Backend> Call<'_, B> {
         }
     }
 
-    pub(super) async fn getxattr(&self, name: &[u8], size: u32) -> Outcome {
-        if is_unsupported(name) {
-            return Err(Failure::Errno(libc::EOPNOTSUPP));
+    /// A list that nobody checks would be a lie: in a session that a kernel without them began, there are none.
+    fn check_namespace(&self, name: &[u8]) -> Result<(), Failure> {
+        match name.starts_with(b"system.") && !(is_acl(name) && self.server.acls) {
+            true => Err(Failure::Errno(libc::EOPNOTSUPP)),
+            false => Ok(()),
         }
+    }
+
+    pub(super) async fn getxattr(&self, name: &[u8], size: u32) -> Outcome {
+        self.check_namespace(name)?;
         if name == STATUS {
             return sized(self.status().into(), size);
+        }
+        // The kernel asks for the list of each file and directory that somebody else than its owner uses.
+        if is_acl(name) && !self.server.backend.getattr(self.inode).await?.0.acl {
+            return Err(Failure::Errno(libc::ENODATA));
         }
         let value = self.server.backend.get_xattr(self.inode, name).await?;
         sized(value, size)
@@ -50,21 +59,18 @@ impl<B: Backend> Call<'_, B> {
         sized(list.into(), size)
     }
 
-    pub(super) async fn setxattr(&self, name: &[u8], value: &[u8], flags: u32) -> Outcome {
-        if is_unsupported(name) {
-            return Err(Failure::Errno(libc::EOPNOTSUPP));
-        }
+    pub(super) async fn setxattr(&self, name: &[u8], value: &[u8], flags: u32, kill_setgid: bool) -> Outcome {
+        self.check_namespace(name)?;
         if value.len() > XATTR_SIZE_MAX {
             return Err(Failure::Errno(libc::E2BIG));
         }
-        self.server.backend.set_xattr(self.inode, name, Bytes::copy_from_slice(value), flags).await?;
+        let value = Bytes::copy_from_slice(value);
+        self.server.backend.set_xattr_with(self.inode, name, value, flags, kill_setgid).await?;
         Ok(Answer::Done)
     }
 
     pub(super) async fn removexattr(&self, name: &[u8]) -> Outcome {
-        if is_unsupported(name) {
-            return Err(Failure::Errno(libc::EOPNOTSUPP));
-        }
+        self.check_namespace(name)?;
         self.server.backend.remove_xattr(self.inode, name).await?;
         Ok(Answer::Done)
     }

@@ -144,7 +144,7 @@ impl MemFs {
         let inode = match state.find(ROOT, name.as_bytes()).unwrap() {
             Some((_, inode)) => inode,
             None => {
-                let new = NewNode { mode: 0o644, uid: 0, gid: 0 };
+                let new = NewNode { mode: 0o644, umask: 0, uid: 0, gid: 0 };
                 state.make(ROOT, name.as_bytes(), FileKind::File, new).unwrap()
             }
         };
@@ -222,7 +222,7 @@ impl Backend for MemFs {
     }
 
     async fn create(&self, parent: InodeId, name: &Name, new: NewFile) -> Result<(Entry, Option<MemHandle>)> {
-        let node = NewNode { mode: new.mode, uid: new.uid, gid: new.gid };
+        let node = NewNode { mode: new.mode, umask: 0, uid: new.uid, gid: new.gid };
         let entry = self.make(parent, name, FileKind::File, node).await?;
         Ok((entry.clone(), new.open.map(|_| MemHandle { inode: entry.attr.inode })))
     }
@@ -425,7 +425,7 @@ impl Backend for MemFs {
         Ok(StatFsReply { capacity: 8 << 30, available: 4 << 30, inodes: 7 })
     }
 
-    async fn set_xattr(&self, inode: InodeId, name: &[u8], value: Bytes, _: u32) -> Result<()> {
+    async fn set_xattr_with(&self, inode: InodeId, name: &[u8], value: Bytes, _: u32, _: bool) -> Result<()> {
         self.state().node(inode)?.xattrs.insert(name.to_vec(), value);
         Ok(())
     }

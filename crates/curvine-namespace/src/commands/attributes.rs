@@ -18,8 +18,12 @@ impl State {
             self.resize(id, &inode, size);
         }
         let now = self.meta.now;
+        let mode = new_mode(&inode, command);
+        if command.mode.is_some() {
+            self.chmod_acl(id, &inode, mode);
+        }
         self.edit(id, |inode| {
-            inode.set_mode(new_mode(inode, command));
+            inode.set_mode(mode);
             inode.uid = command.uid.unwrap_or(inode.uid);
             inode.gid = command.gid.unwrap_or(inode.gid);
             if command.size.is_some() {
@@ -84,14 +88,10 @@ fn new_mode(inode: &Inode, command: &SetAttr) -> u32 {
     if !command.kill_privileges || inode.is_dir() {
         return inode.mode();
     }
-    if command.uid.is_some() || command.gid.is_some() {
-        inode.mode() & !(S_ISUID | S_ISGID)
-    } else {
-        without_privileges(inode.mode())
-    }
+    without_privileges(inode.mode())
 }
 
-/// What a write leaves of a mode: no setuid, and setgid only where it does not mean execution as the group.
+/// What a write or a change of owner leaves of a mode: no setuid, and setgid only where it does not mean execution as the group.
 pub(super) fn without_privileges(mode: u32) -> u32 {
     let killed = if mode & S_IXGRP != 0 { S_ISUID | S_ISGID } else { S_ISUID };
     mode & !killed

@@ -4,6 +4,7 @@ use curvine_proto::{Create, FileKind, Link, Outcome, Unlink};
 use curvine_types::limits::{LINK_MAX, SYMLINK_MAX};
 use curvine_types::{ErrorKind, InodeId, Name, Result, SessionId};
 
+use super::acls::Inherited;
 use super::need_session;
 use crate::record::*;
 use crate::state::{Found, State, fail};
@@ -34,7 +35,7 @@ impl State {
         let place = self.ufs_dirs.get(&command.parent).cloned();
         let key = place.as_ref().map(|place| storable_key(place, kind, &name)).transpose()?;
 
-        let mut inode = self.new_inode(&dir, command);
+        let (mut inode, inherited) = self.new_inode(&dir, command);
         inode.size = match kind {
             FileKind::Symlink => command.symlink_target.len() as u64,
             FileKind::CharDevice | FileKind::BlockDevice => command.rdev.into(),
@@ -43,6 +44,7 @@ impl State {
         inode.set(UFS, place.is_some());
         inode.set(DIRTY, place.is_some() && kind == FileKind::File);
         let id = self.add_inode(inode);
+        self.put_inherited(id, inherited);
         if let (Some(place), Some(key)) = (place, key) {
             self.bind_made(id, kind, place.mount, key);
         }
@@ -71,10 +73,11 @@ impl State {
         }
         let dir = self.dir_for_names(command.parent)?;
 
-        let mut inode = self.new_inode(&dir, command);
+        let (mut inode, inherited) = self.new_inode(&dir, command);
         inode.nlink = 0;
         inode.set(UNNAMED, !command.exclusive);
         let id = self.add_inode(inode);
+        self.put_inherited(id, inherited);
         self.orphans.insert((id, session), ());
         self.held.insert((session, Held::Orphan, id), ());
         let epoch = if command.grant_write { self.add_writer(session, id) } else { 0 };
@@ -88,8 +91,8 @@ impl State {
         })
     }
 
-    /// What is made in a directory; one that is setgid gives its group.
-    fn new_inode(&self, dir: &Inode, command: &Create) -> Inode {
+    /// What is made in a directory, and what it inherits; one that is setgid gives its group.
+    fn new_inode(&self, dir: &Inode, command: &Create) -> (Inode, Inherited) {
         let kind = command.kind();
         let (mut mode, mut gid) = (command.mode, command.gid);
         if kind == FileKind::Symlink {
@@ -99,7 +102,10 @@ impl State {
             gid = dir.gid;
             mode |= if kind == FileKind::Directory { S_ISGID } else { 0 };
         }
-        Inode::new(kind, mode, command.uid, gid, self.meta.now)
+        let mut inode = Inode::new(kind, mode, command.uid, gid, self.meta.now);
+        let inherited = self.inherit(command.parent, dir, &inode, mode, command.umask);
+        inode.set_mode(inherited.mode);
+        (inode, inherited)
     }
 
     /// The name exists: an open without O_EXCL finds the file as it is. It is not granted here, because others may hold leases on it.

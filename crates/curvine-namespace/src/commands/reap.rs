@@ -1,13 +1,14 @@
-//! Frees the inodes of removed directory trees, a bounded number a batch. What is doomed can no longer be reached by name.
+//! Frees the inodes of removed directory trees, a bounded number a command. What is doomed can no longer be reached by name.
 
+use curvine_proto::{Outcome, Reap};
 use curvine_types::{Cookie, InodeId};
 
 use crate::record::Inode;
 use crate::state::State;
 use crate::store::Store;
 
-/// Entries looked at in one go.
-const PIECE: usize = 256;
+/// Most steps of one command.
+const STEPS_MAX: usize = 1024;
 
 impl State {
     /// Hands the names of a directory that is going away to the reaper.
@@ -17,15 +18,16 @@ impl State {
         }
     }
 
-    /// Takes up to `steps` steps of the work that is waiting. Only under file systems make any: their inodes have one name.
-    pub fn reap(&mut self, mut steps: usize) {
+    /// Takes steps of the work that is waiting. Only under file systems make any: their inodes have one name.
+    pub(super) fn reap(&mut self, command: &Reap) -> Outcome {
+        let mut steps = (command.steps as usize).clamp(1, STEPS_MAX);
         while steps > 0 {
-            let Some((table, ())) = self.doomed.first_from(&0) else { return };
+            let Some((table, ())) = self.doomed.first_from(&0) else { break };
             let table = *table;
             let entries: Vec<(Cookie, InodeId)> = self
                 .store
                 .dentries_after(table, 0)
-                .take(steps.min(PIECE))
+                .take(steps)
                 .map(|(cookie, dentry)| (cookie, dentry.child))
                 .collect();
             if entries.is_empty() {
@@ -40,5 +42,6 @@ impl State {
                 }
             }
         }
+        Outcome { more: self.doomed.len() > 0, ..Outcome::default() }
     }
 }

@@ -4,13 +4,14 @@ use curvine_proto::{Outcome, RemoveXattr, SetXattr};
 use curvine_types::limits::{XATTR_NAME_MAX, XATTR_SIZE_MAX, XATTR_TOTAL_MAX};
 use curvine_types::{ErrorKind, InodeId, Result};
 
+use crate::acl::is_acl;
 use crate::record::XATTRS;
 use crate::state::{State, fail};
 use crate::store::Store;
 
 const CREATE: u32 = 1;
 const REPLACE: u32 = 2;
-/// `system.` is not among them: POSIX ACLs would have to be enforced.
+/// Of `system.` there are only the access control lists.
 const NAMESPACES: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
 
 impl State {
@@ -25,6 +26,7 @@ impl State {
         if command.value.len() > XATTR_SIZE_MAX {
             return Err(fail(ErrorKind::TooBig, "the value is too large").with("limit", XATTR_SIZE_MAX));
         }
+        let acl = if is_acl(name) { Some(self.acl_to_keep(id, &inode, command)?) } else { None };
         let known = self.store.xattr(id, name).is_some();
         if known && command.flags & CREATE != 0 {
             return Err(fail(ErrorKind::AlreadyExists, "the attribute exists").with("inode", id));
@@ -38,7 +40,10 @@ impl State {
             return Err(fail(ErrorKind::NoSpace, "the inode has too many attributes").with("limit", XATTR_TOTAL_MAX));
         }
 
-        self.store.put_xattr(id, name, command.value.as_ref().into());
+        match acl {
+            None => self.store.put_xattr(id, name, command.value.as_ref().into()),
+            Some(acl) => self.put_acl(id, name, acl, command.kill_setgid),
+        }
         self.xattrs_changed(id);
         Ok(Outcome { attr: self.attr(id), created: !known, ..Outcome::default() })
     }
@@ -55,7 +60,7 @@ impl State {
         Ok(Outcome { attr: self.attr(id), ..Outcome::default() })
     }
 
-    fn xattrs_changed(&mut self, id: InodeId) {
+    pub(super) fn xattrs_changed(&mut self, id: InodeId) {
         let any = self.store.xattrs_of(id).next().is_some();
         let now = self.meta.now;
         self.edit(id, |inode| {
@@ -74,6 +79,9 @@ fn check_name(name: &[u8]) -> Result<()> {
         return Err(
             fail(ErrorKind::OutOfRange, "the name of an attribute has 1 to 255 bytes").with("length", name.len())
         );
+    }
+    if is_acl(name) {
+        return Ok(());
     }
     let Some(space) = NAMESPACES.iter().find(|space| name.starts_with(space)) else {
         return Err(fail(ErrorKind::NotSupported, "attributes are user., trusted. or security."));

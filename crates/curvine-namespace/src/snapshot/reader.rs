@@ -189,7 +189,11 @@ fn take_session(state: &mut State, form: SessionForm) -> bool {
         lowest_unacked: form.lowest_unacked,
         kept: 0,
         spent: form.spent.as_chunks().0.iter().map(|[first, last]| (*first, *last)).collect(),
+        ending: form.ending,
     };
+    if form.ending {
+        state.ending.insert(form.id, ());
+    }
     state.clients.insert((session.client.clone(), form.id), ());
     state.sessions.insert(form.id, session).is_none()
 }

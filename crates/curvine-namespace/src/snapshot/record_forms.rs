@@ -105,6 +105,8 @@ pub struct SessionForm {
     pub lowest_unacked: u64,
     #[prost(uint64, repeated, tag = "7")]
     pub spent: Vec<u64>,
+    #[prost(bool, tag = "8")]
+    pub ending: bool,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

@@ -59,6 +59,7 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
             opened: session.opened.to_bits(),
             lowest_unacked: session.lowest_unacked,
             spent: session.spent.iter().flat_map(|(first, last)| [*first, *last]).collect(),
+            ending: session.ending,
         };
         blocks.put(Section::Sessions, &form)?;
     }

@@ -90,7 +90,13 @@ fn extended_attributes_follow_their_flags_and_limits() {
     let mut d = Driver::new();
     let inode = d.make(ROOT, "a");
     let put = |name: &str, value: &[u8], flags| {
-        Body::SetXattr(SetXattr { inode, name: name.to_string().into(), value: value.to_vec().into(), flags })
+        Body::SetXattr(SetXattr {
+            inode,
+            name: name.to_string().into(),
+            value: value.to_vec().into(),
+            flags,
+            kill_setgid: false,
+        })
     };
     let remove = |name: &str| Body::RemoveXattr(RemoveXattr { inode, name: name.to_string().into() });
     assert_eq!(d.fails(0, put("user.a", b"1", 2)), ErrorKind::NoAttribute);
@@ -106,7 +112,9 @@ fn extended_attributes_follow_their_flags_and_limits() {
         (put("user.", b"", 0), ErrorKind::InvalidArgument),
         (put("", b"", 0), ErrorKind::OutOfRange),
         (put(&format!("user.{}", "x".repeat(251)), b"", 0), ErrorKind::OutOfRange),
-        (put("system.posix_acl_access", b"", 0), ErrorKind::NotSupported),
+        (put("system.other", b"", 0), ErrorKind::NotSupported),
+        (put("system.posix_acl_access", b"", 0), ErrorKind::InvalidArgument),
+        (put("system.posix_acl_default", b"", 0), ErrorKind::PermissionDenied),
         (put("user.big", &[0; XATTR_SIZE_MAX + 1], 0), ErrorKind::TooBig),
         (remove("user.none"), ErrorKind::NoAttribute),
     ] {

@@ -20,7 +20,8 @@ pub fn full() -> Driver {
     d.ok(session, Body::GrantWrite(GrantWrite { inode: file }));
     d.ok(session, write(file, 0, b"content"));
     d.ok(0, create(ROOT, "symlink", FileKind::Symlink));
-    let xattr = SetXattr { inode: file, name: "user.a".into(), value: vec![7; 3000].into(), flags: 0 };
+    let xattr =
+        SetXattr { inode: file, name: "user.a".into(), value: vec![7; 3000].into(), flags: 0, kill_setgid: false };
     d.ok(session, Body::SetXattr(xattr));
     let blocks = d.make(ROOT, "blocks");
     for _ in 0..2 {

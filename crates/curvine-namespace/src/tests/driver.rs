@@ -76,6 +76,11 @@ impl Driver {
         self.ok(0, Body::RegisterWorker(register)).id
     }
 
+    /// Frees all of the removed trees.
+    pub fn reap(&mut self) {
+        while self.ok(0, Body::Reap(Reap { steps: 1000 })).more {}
+    }
+
     #[track_caller]
     pub fn make(&mut self, parent: InodeId, name: &str) -> InodeId {
         self.ok(0, create(parent, name, FileKind::File)).attr.unwrap().inode

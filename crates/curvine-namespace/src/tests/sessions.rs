@@ -200,3 +200,48 @@ fn an_ended_session_writes_no_more_but_its_file_stays_live() {
     assert!(d.attr(file).live);
     assert_eq!(d.ns.grant(file), Some(crate::Grant { epoch: 1, writers: vec![] }));
 }
+
+#[test]
+fn a_session_that_held_much_ends_in_steps_and_nothing_of_it_is_executed_meanwhile() {
+    let mut d = Driver::new();
+    let (session, other) = (d.session("m"), d.session("n"));
+    let lock = |inode: InodeId| SetLock {
+        inode,
+        kind: LockKind::Flock as i32,
+        r#type: LockType::Write as i32,
+        ..Default::default()
+    };
+    let files: Vec<InodeId> = (0..300).map(|number| d.make(ROOT, &number.to_string())).collect();
+    for file in &files {
+        d.ok(session, Body::SetLock(lock(*file)));
+    }
+    let orphan = files[0];
+    let remove = Unlink { parent: ROOT, name: "0".into(), inode: orphan, holders: vec![session], ..Default::default() };
+    d.ok(other, Body::Unlink(remove));
+
+    let expire = Body::ExpireSession(ExpireSession { session });
+    assert!(d.ok(0, expire.clone()).more);
+    assert_eq!(kind(&d.run(session, new_file("x"))), ErrorKind::SessionExpired);
+    assert_eq!(kind(&d.send(session, 0, 0, new_file("x"))), ErrorKind::SessionExpired);
+    assert_eq!((d.ns.session(session), d.ns.ending_sessions()), (None, vec![session]));
+    let ids: Vec<_> = d.ns.sessions().iter().map(|session| session.id).collect();
+    assert_eq!(ids, [other]);
+    let late = Unlink { parent: ROOT, name: "1".into(), inode: files[1], holders: vec![session], ..Default::default() };
+    d.ok(other, Body::Unlink(late));
+    assert!(!d.exists(files[1]), "it holds nothing new");
+
+    // Whoever has the log so far goes on the same.
+    let mut copy = d.copy();
+    assert_eq!(copy.ns.ending_sessions(), [session]);
+    for driver in [&mut d, &mut copy] {
+        let mut steps = 1;
+        while driver.ok(0, expire.clone()).more {
+            steps += 1;
+        }
+        assert!(steps > 3, "{steps}");
+        assert_eq!((driver.ns.ending_sessions(), driver.ns.counts().locked_inodes), (vec![], 0));
+        assert!(!driver.exists(orphan));
+        assert_eq!(driver.ok(other, Body::SetLock(lock(files[2]))).error, None);
+    }
+    assert_eq!(d.bytes(), copy.bytes());
+}

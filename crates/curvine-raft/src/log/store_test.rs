@@ -53,7 +53,12 @@ impl StoreBuilder<Types, LogStore, Applier<Journal>, TempDir> for Builder {
         let mut restore = |_: &mut dyn std::io::Read| Ok(());
         let (snapshots, restored) =
             SnapshotStore::open(Arc::new(RealDisk), dir.path(), CLUSTER, 2, (None, None), &mut restore).unwrap();
-        let applier = Applier::new(Arc::new(RwLock::new(Journal::default())), Arc::new(snapshots), restored, 64);
+        let applier = Applier::new(
+            Arc::new(RwLock::new(Journal::default())),
+            Arc::new(snapshots),
+            restored,
+            std::time::Duration::ZERO,
+        );
         Ok((dir, store, applier))
     }
 }

@@ -1,15 +1,18 @@
-//! `cv meta`: the metadata of a directory that no master works on, out into a portable file and back into a fresh directory.
+//! `cv meta`: the metadata of a directory that no master works on, out into a portable file and back into a fresh directory; and
+//! snapshots of a running master's.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
+use curvine_client::Observer;
 use curvine_config::ClusterConf;
 use curvine_master::MetaState;
 use curvine_namespace::{Namespace, snapshot_of_portable};
-use curvine_proto::Time;
+use curvine_proto::{Empty, Method, Time};
 use curvine_raft::{Foundation, SnapshotSource, found, salvage};
 use curvine_types::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
@@ -21,12 +24,28 @@ use crate::wiring;
 /// Something could not be read.
 const LOSSES: u8 = 3;
 
-/// Runs a command of `cv meta`; asks no cluster.
-pub fn run(conf: &ClusterConf, as_json: bool, command: &MetaCommand) -> Result<ExitCode> {
+/// Longest wait for a snapshot.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Runs a command of `cv meta`.
+pub async fn run(conf: &ClusterConf, as_json: bool, command: &MetaCommand) -> Result<ExitCode> {
     match command {
         MetaCommand::Dump { journal_dir, output } => dump(&dir_of(conf, journal_dir)?, output.as_deref(), as_json),
         MetaCommand::Load { journal_dir, input } => load(conf, &dir_of(conf, journal_dir)?, input, as_json),
+        MetaCommand::Snapshot => snapshot(conf, as_json).await,
     }
+}
+
+async fn snapshot(conf: &ClusterConf, as_json: bool) -> Result<ExitCode> {
+    let observer = Observer::new(&wiring::tool_client(conf)?, SNAPSHOT_TIMEOUT)?;
+    let begun = Instant::now();
+    let _: Empty = observer.master(Method::TakeSnapshot, &Empty {}).await?;
+    let took = begun.elapsed();
+    match as_json {
+        true => say_json(&json!({ "millis": took.as_millis() as u64 }))?,
+        false => say(&format!("a snapshot was written in {:.1} s", took.as_secs_f64()))?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn dir_of(conf: &ClusterConf, named: &Option<PathBuf>) -> Result<PathBuf> {

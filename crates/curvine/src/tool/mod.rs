@@ -58,7 +58,7 @@ pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCod
         conf.client.master_addrs = target.master_addrs.clone();
     }
     match task {
-        Task::Tool(ToolCommand::Meta { command }) => meta::run(&conf, target.json, &command),
+        Task::Tool(ToolCommand::Meta { command }) => meta::run(&conf, target.json, &command).await,
         Task::Tool(ToolCommand::Bench(arguments)) => bench::run(&conf, *arguments, target.json).await,
         task => run_with(conf, target.json, task).await,
     }

@@ -85,7 +85,7 @@ async fn converge_with(conf: &ClusterConf, fs: &FileSystem, runtime: &Runtime) -
         tracing::info!(path, "unmounted, the dataset does not list it");
     }
     for path in &steps.directories {
-        let node = NewNode { mode: DIR_MODE, uid: 0, gid: 0 };
+        let node = NewNode { mode: DIR_MODE, umask: 0, uid: 0, gid: 0 };
         make_all_in(fs, path, node, node).await.map_err(|error| error.with("path", path))?;
     }
     for (path, mount) in &steps.mount {

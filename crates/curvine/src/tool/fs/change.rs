@@ -13,10 +13,11 @@ use crate::tool::{Context, Failures};
 /// RENAME_NOREPLACE.
 const NO_REPLACE: u32 = 1;
 
-/// A node of this user, with the umask of the config taken from `mode`.
+/// A node of this user, under the umask of the config.
 pub fn node(context: &Context, mode: u32) -> NewNode {
     NewNode {
-        mode: mode & !context.conf.client.umask,
+        mode,
+        umask: context.conf.client.umask,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
     }
@@ -26,7 +27,7 @@ pub fn node(context: &Context, mode: u32) -> NewNode {
 pub async fn mkdir(context: &Context, parents: bool, mode: Option<&str>, paths: &[String]) -> Result<ExitCode> {
     // A mode that was typed is meant as it is.
     let node = match mode {
-        Some(mode) => NewNode { mode: parse_mode(mode)?, ..node(context, 0) },
+        Some(mode) => NewNode { mode: parse_mode(mode)?, umask: 0, ..node(context, 0) },
         None => node(context, 0o777),
     };
     let mut failures = Failures::default();
@@ -85,8 +86,8 @@ pub async fn touch(context: &Context, paths: &[String]) -> Result<ExitCode> {
                 return context.fs.setattr(there.attr.inode, now).await.map(|_| ());
             }
             let (parent, name) = context.fs.resolve_parent(path.as_bytes()).await?;
-            let NewNode { mode, uid, gid } = node(context, 0o666);
-            let new = NewFile { mode, uid, gid, exclusive: false, open: None };
+            let NewNode { mode, umask, uid, gid } = node(context, 0o666);
+            let new = NewFile { mode, umask, uid, gid, exclusive: false, open: None };
             context.fs.create(parent.attr.inode, &name, new).await.map(|_| ())
         };
         failures.check(typed, outcome.await);

@@ -88,9 +88,9 @@ async fn copy(context: &Context, local: &Path, path: &str, force: bool) -> Resul
         Box::new(file)
     };
     let (parent, name) = fs.resolve_parent(path.as_bytes()).await?;
-    let NewNode { mode, uid, gid } = node(context, 0o666);
+    let NewNode { mode, umask, uid, gid } = node(context, 0o666);
     let open = Some(OpenFlags::WRITE);
-    let new = NewFile { mode, uid, gid, exclusive: true, open };
+    let new = NewFile { mode, umask, uid, gid, exclusive: true, open };
     let (made, handle) = match fs.create(parent.attr.inode, &name, new).await {
         Ok((_, handle)) => (true, handle),
         Err(error) if error.kind() == ErrorKind::AlreadyExists && force => {
