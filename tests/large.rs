@@ -182,7 +182,7 @@ fn cached(cluster: &Cluster, runtime: &tokio::runtime::Runtime, count: u64) {
         let _ = fs.close(Duration::from_secs(10)).await;
         attr.generation
     });
-    cluster.terminate(Role::Worker(0));
+    cluster.kill(Role::Worker(0));
     let dir = cluster.dir().join("worker-0").join("ssd");
     let config = TierConfig { dir, kind: TierKind::Ssd, quota: None, reserve: 0, watermarks: None };
     plant(&config, &inodes, generation);

@@ -51,7 +51,7 @@ fn privileges_are_dropped_as_asked() {
     let chown = |kill_privileges| SetAttr { uid: Some(5), kill_privileges, ..Default::default() };
     let cut = |kill_privileges| SetAttr { size: Some(0), kill_privileges, ..Default::default() };
     assert_eq!(mode_after(&mut d, inode, 0o6755, chown(true)), 0o755);
-    assert_eq!(mode_after(&mut d, inode, 0o6744, chown(true)), 0o744);
+    assert_eq!(mode_after(&mut d, inode, 0o6744, chown(true)), 0o2744);
     assert_eq!(mode_after(&mut d, inode, 0o6755, chown(false)), 0o6755);
     assert_eq!(mode_after(&mut d, dir, 0o6755, chown(true)), 0o6755);
     assert_eq!(mode_after(&mut d, inode, 0o6755, cut(true)), 0o755);

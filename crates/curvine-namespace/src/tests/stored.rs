@@ -228,6 +228,7 @@ fn a_directory_moves_with_its_objects_and_its_names_are_looked_up_anew() {
     let body = stored(&d, f, b"", "e");
     d.ok(0, body);
     d.ok(0, moved(&d));
+    d.reap();
     assert_eq!((d.ns.ufs_dir(sub).unwrap().prefix.as_str(), d.names(sub).len()), ("moved/", 0));
     assert!(!d.exists(f), "its inode was of the old key");
     let now = d.ns.stores();

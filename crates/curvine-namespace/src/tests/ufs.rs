@@ -206,6 +206,7 @@ fn a_name_that_changes_its_kind_becomes_another_inode() {
     assert_eq!(d.attr(d.lookup(root, "b").unwrap()).kind(), FileKind::File);
     observe(&mut d, root, vec![file("a", "e", 1)], false);
     assert_eq!(d.attr(d.lookup(root, "a").unwrap()).kind(), FileKind::File, "a look at this one name");
+    d.reap();
     assert_eq!(d.ns.counts().dentries, 3);
 }
 
@@ -293,7 +294,7 @@ fn unmounting_leaves_an_empty_directory_and_frees_the_rest_step_by_step() {
         while driver.ok(0, Body::Reap(Reap { steps: 64 })).more {
             commands += 1;
         }
-        assert!(commands > 10_000 / 64, "{commands}");
+        assert!(commands > 150, "{commands}");
         let counts = driver.ns.counts();
         assert_eq!((counts.doomed, counts.inodes, counts.dentries), (0, 3, 2));
         assert_eq!(driver.names(root), ["own"]);
@@ -312,5 +313,6 @@ fn the_root_can_be_a_mount_too() {
     assert_eq!(&d.ns.mounts()[0].path[..], b"/");
     d.ok(0, umount("/"));
     d.make(ROOT, "x");
+    d.reap();
     assert_eq!(d.ns.counts().inodes, 2);
 }
