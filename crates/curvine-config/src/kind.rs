@@ -242,11 +242,15 @@ impl Kind for Addresses {
     }
 }
 
-/// One address; other keys of a table (`id`) say nothing here: replicas have identities of their own.
+/// One address; other keys of a table (`id`) say nothing here: replicas have identities of their own. A table without a port is
+/// `host:`, to be filled when the ports of the sections are known.
 fn address(value: &DeValue<'_>) -> Option<String> {
     if let Some(table) = value.as_table() {
         let host = table.get("hostname")?.get_ref().as_str()?.trim();
-        let port = Port::read(table.get("port")?.get_ref()).ok()?;
+        let port = match table.get("port") {
+            Some(port) => Port::read(port.get_ref()).ok()?.to_string(),
+            None => String::new(),
+        };
         return (!host.is_empty()).then(|| format!("{host}:{port}"));
     }
     let text = value.as_str()?.trim();

@@ -31,8 +31,19 @@ fn at_least(key: &str, have: u64, least: u64, what: &str) -> Result<()> {
 }
 
 impl ClusterConf {
-    /// Empty lists of addresses become those of this file's own master.
+    /// Addresses without a port get that of their section. Of the lists, one says where the masters are as well as the other; empty
+    /// ones become that of this file's own master.
     pub(crate) fn fill_addresses(&mut self) {
+        let ports = [self.journal.rpc_port, self.master.rpc_port];
+        for (addresses, port) in [&mut self.journal.journal_addrs, &mut self.client.master_addrs].into_iter().zip(ports)
+        {
+            addresses.iter_mut().filter(|text| text.ends_with(':')).for_each(|text| text.push_str(&port.to_string()));
+        }
+        if self.client.master_addrs.is_empty() {
+            let hosts = self.journal.journal_addrs.iter().filter_map(|text| text.rsplit_once(':'));
+            self.client.master_addrs = hosts.map(|(host, _)| format!("{host}:{}", self.master.rpc_port)).collect();
+            self.client.master_addrs.dedup();
+        }
         if self.client.master_addrs.is_empty() {
             self.client.master_addrs = vec![format!("{}:{}", self.master.hostname, self.master.rpc_port)];
         }
