@@ -58,28 +58,33 @@ if [ -z "$binary" ]; then
 fi
 [ -x "$binary" ] || die "there is no binary $binary"
 
-# What goes on top of the base.
 layer=$work/rootfs
-mkdir -p "$layer"/{usr/local/bin,app/curvine/{bin,lib,conf,logs},etc/curvine/secret,var/lib/curvine,run/curvine}
-install -m 755 "$binary" "$layer/usr/local/bin/curvine"
-if command -v strip >/dev/null; then strip "$layer/usr/local/bin/curvine"; fi
-for name in cv curvine-fuse curvine-server; do ln -s curvine "$layer/usr/local/bin/$name"; done
-ln -s /usr/local/bin/curvine "$layer/app/curvine/bin/cv"
-ln -s /usr/local/bin/curvine "$layer/app/curvine/bin/curvine"
-ln -s /usr/local/bin/curvine "$layer/app/curvine/lib/curvine-fuse"
-ln -s /usr/local/bin/curvine "$layer/app/curvine/lib/curvine-server"
-install -m 644 "$here/curvine-cluster.toml" "$layer/app/curvine/conf/curvine-cluster.toml"
-install -m 755 "$here/entrypoint.sh" "$layer/entrypoint.sh"
-# Scripts that classes written for the image of old execute.
-for command in mountUfs:mount-ufs reportSummary:report-summary; do
-    printf '#!/bin/sh\nexec /usr/local/bin/curvine fluid %s\n' "${command#*:}" >"$layer/app/curvine/${command%:*}.sh"
-    chmod 755 "$layer/app/curvine/${command%:*}.sh"
-done
+mkdir -p "$layer"
+"$here/layer.sh" "$layer" "$binary"
+# Not the one that was given, which may be linked to it.
+install -m 755 "$binary" "$work/curvine"
+if command -v strip >/dev/null; then strip "$work/curvine"; fi
+mv -f "$work/curvine" "$layer/usr/local/bin/curvine"
 
 human() { numfmt --to=iec-i --suffix=B --format=%.1f "$1"; }
 
 if [ "$engine" != none ]; then
     cp "$here/Dockerfile" "$work/Dockerfile"
+    # A root file system becomes an image to build on.
+    if [ -e "$base" ]; then
+        echo "importing the base $base ..." >&2
+        from=$base base=curvine-base:local
+        if [ "$engine" = buildah ]; then
+            container=$(buildah from scratch)
+            buildah add -q "$container" "$from" / >/dev/null
+            buildah commit -q "$container" "$base" >/dev/null
+            buildah rm "$container" >/dev/null
+        elif [ -d "$from" ]; then
+            tar -C "$from" --numeric-owner --exclude=./proc/* --exclude=./sys/* --exclude=./dev/* -c . | "$engine" import - "$base" >/dev/null
+        else
+            "$engine" import "$from" "$base" >/dev/null
+        fi
+    fi
     case $engine in
     buildah) buildah build --layers=false --build-arg BASE="$base" -t "$tag" "$work" ;;
     *) "$engine" build --build-arg BASE="$base" -t "$tag" "$work" ;;
