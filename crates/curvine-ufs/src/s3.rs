@@ -250,7 +250,13 @@ fn transport(policy: &Policy) -> Result<HttpTransporter> {
         .connect_timeout(policy.attempt_timeout.min(Duration::from_secs(5)))
         .pool_max_idle_per_host(policy.concurrency)
         .build()
-        .map_err(|source| Error::new(ErrorKind::Internal, "cannot make an HTTP client").caused_by(source))?;
+        .map_err(|source| {
+            Error::new(
+                ErrorKind::Internal,
+                "cannot make an HTTP client; it needs this machine's CA certificates (package ca-certificates)",
+            )
+            .caused_by(source)
+        })?;
     Ok(HttpTransporter::new(ReqwestTransport::new(client)))
 }
 
