@@ -6,6 +6,9 @@
 mod containers;
 mod harness;
 
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use containers::{Container, Containerd};
@@ -85,7 +88,7 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
                 container.bind(&node.path("data"), "/etc/fluid/mount/tiered-store/level-0-index-0-hostpath", &[])
             }
             _ => {
-                container.bind(std::path::Path::new(MOUNT), MOUNT, &["rshared"]);
+                container.bind(Path::new(MOUNT), MOUNT, &["rshared"]);
                 container.privileged = true;
             }
         }
@@ -127,10 +130,50 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
         figures.push(format!("{pod}: {} KiB resident at rest", node.resident_kib(pod)));
     }
 
+    // The names that manifests for the existing image use.
+    for name in ["/entrypoint.sh", "/app/curvine/lib/curvine-fuse", "/app/curvine/bin/cv", "/app/curvine/mountUfs.sh"] {
+        node.exec(CLIENT, &["test", "-x", name]).ok();
+    }
+    node.exec(CLIENT, &["test", "-f", "/app/curvine/conf/curvine-cluster.toml"]).ok();
+    node.exec(CLIENT, &["/app/curvine/lib/curvine-fuse", "--version"]).ok();
+
+    // The process that serves is killed again and again, under an application that uses a bind mount of the path.
+    let kills = harness::number("CURVINE_IMAGE_KILLS", 20);
+    let data = node.path("data-of-a-pod");
+    std::fs::create_dir(&data).unwrap();
+    Sh::run(r#"mount --bind "$1" "$2""#, &[MOUNT, &data.display().to_string()]).ok();
+    let serving = || node.pid_of(CLIENT, "serve-mount");
+    let (turns, longest) = under_an_application(&data, || {
+        for _ in 0..kills {
+            let pid = until("a process serves", READY, serving);
+            rustix::process::kill_process(
+                rustix::process::Pid::from_raw(pid as i32).unwrap(),
+                rustix::process::Signal::KILL,
+            )
+            .unwrap();
+            until("another process serves", READY, || serving().filter(|now| *now != pid));
+            until("the mount answers", READY, || rustix::fs::statfs(&data).ok());
+        }
+    });
+    figures.push(format!(
+        "{kills} kills of the serving process: {turns} turns of an application, no error, longest {:.2} s",
+        longest.as_secs_f64()
+    ));
+    Sh::run(r#"umount "$1""#, &[&data.display().to_string()]).ok();
+
+    // A worker that goes leaves what only it had to the other one.
+    node.stop(WORKERS[0]);
+    assert!(node.log(WORKERS[0]).contains("nothing is only here any more"), "{}", node.log(WORKERS[0]));
+    assert_eq!(on_node(r#"wc -c < "$1"/bigfile.dat"#), "10485760\n");
+    node.run(&spec(WORKERS[0], "worker"));
+    until("the worker is ready again", READY, || {
+        node.exec(WORKERS[0], &["/usr/local/bin/curvine", "fluid", "probe"]).worked().then_some(())
+    });
+
     // The kubelet's way to end a client, then a start on the same path.
     node.exec(CLIENT, &["/usr/local/bin/curvine", "fluid", "unmount", "--timeout", "5s"]).ok();
     node.stop(CLIENT);
-    assert!(mountinfo::at(std::path::Path::new(MOUNT)).iter().all(|entry| !entry.kind.starts_with("fuse")));
+    assert!(mountinfo::at(Path::new(MOUNT)).iter().all(|entry| !entry.kind.starts_with("fuse")));
     node.run(&spec(CLIENT, "client"));
     until("the client is ready again", READY, || {
         node.exec(CLIENT, &["/usr/local/bin/curvine", "fluid", "probe"]).worked().then_some(())
@@ -152,11 +195,11 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
         let mut janitor =
             Container::new("curvine-janitor", &["/entrypoint.sh", "fluid", "janitor", "--interval", "200ms"]);
         janitor.environment = vec!["PATH=/usr/local/bin:/usr/bin:/bin".into()];
-        janitor.bind(std::path::Path::new("/runtime-mnt"), "/runtime-mnt", &["rshared"]);
+        janitor.bind(Path::new("/runtime-mnt"), "/runtime-mnt", &["rshared"]);
         janitor.privileged = true;
         node.run(&janitor);
         until("the janitor detaches the dead mount", READY, || {
-            mountinfo::at(std::path::Path::new(MOUNT)).iter().all(|entry| !entry.kind.starts_with("fuse")).then_some(())
+            mountinfo::at(Path::new(MOUNT)).iter().all(|entry| !entry.kind.starts_with("fuse")).then_some(())
         });
         node.run(&spec(CLIENT, "client"));
     }
@@ -168,4 +211,37 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
     for line in figures {
         println!("{line}");
     }
+}
+
+/// Runs `work` while an application reads, writes and holds open files below `dir`; how many turns it made, and the longest.
+/// Panics at the first error that it sees.
+fn under_an_application(dir: &Path, work: impl FnOnce()) -> (u64, Duration) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let application = scope.spawn(|| {
+            let mut options = std::fs::File::options();
+            let held = options.create(true).truncate(true).read(true).write(true);
+            let held = held.open(dir.join("held")).expect("open");
+            std::fs::write(dir.join("read"), vec![7; 300_000]).expect("write");
+            let (mut turn, mut longest) = (0u64, Duration::ZERO);
+            while !over.load(Ordering::SeqCst) {
+                let began = Instant::now();
+                let line = format!("turn {turn:08}\n");
+                held.write_all_at(line.as_bytes(), turn * line.len() as u64).expect("write to an open file");
+                let mut back = vec![0; line.len()];
+                held.read_exact_at(&mut back, turn * line.len() as u64).expect("read from an open file");
+                assert_eq!(back, line.as_bytes());
+                assert!(std::fs::read(dir.join("read")).expect("read") == vec![7; 300_000]);
+                std::fs::write(dir.join("new"), line.as_bytes()).expect("make a file");
+                std::fs::rename(dir.join("new"), dir.join("renamed")).expect("rename");
+                assert_eq!(std::fs::read(dir.join("renamed")).expect("read"), line.as_bytes());
+                turn += 1;
+                longest = longest.max(began.elapsed());
+            }
+            (turn, longest)
+        });
+        work();
+        over.store(true, Ordering::SeqCst);
+        application.join().expect("the application saw an error")
+    })
 }

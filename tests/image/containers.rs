@@ -190,6 +190,16 @@ impl Containerd {
             .ok()
     }
 
+    /// A process of a container by a word of its command line.
+    pub fn pid_of(&self, name: &str, word: &str) -> Option<u32> {
+        let listing = self.ctr(&["tasks", "ps", name]).text();
+        let mut pids = listing.lines().skip(1).filter_map(|line| line.split_whitespace().next()?.parse::<u32>().ok());
+        pids.find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(word)
+        })
+    }
+
     /// Of all processes of a container.
     pub fn resident_kib(&self, name: &str) -> u64 {
         let listing = self.ctr(&["tasks", "ps", name]).ok();
