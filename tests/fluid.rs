@@ -1,10 +1,14 @@
 //! Curvine as a component of Fluid's CacheRuntime, without a cluster: Fluid and the kubelet are played, the rest is real.
 
+#[path = "fluid/e2e.rs"]
+mod e2e;
 #[path = "fluid/guard.rs"]
 mod guard;
 mod harness;
 #[path = "fluid/manifests.rs"]
 mod manifests;
+#[path = "fluid/masters.rs"]
+mod masters;
 #[path = "fluid/pods.rs"]
 mod pods;
 #[path = "fluid/schema.rs"]
@@ -118,12 +122,19 @@ fn the_deployment_guide_comes_true() {
     assert!(mountinfo::at(&runtime.mount_path()).iter().all(|entry| !entry.kind.starts_with("fuse")));
     assert_eq!(std::fs::read_to_string(runtime.mount_path().join("kept")).unwrap(), "kept");
 
-    // Pods that come back have everything; workers that go say what they take with them.
-    for pod in [WORKER, "curvine-demo-worker-1", MASTER] {
-        assert!(runtime.terminate(pod).success(), "{}", runtime.log(pod));
-    }
-    let logs = runtime.log(WORKER) + &runtime.log("curvine-demo-worker-1");
-    assert!(logs.contains("stops with data that is nowhere else"), "{logs}");
+    // A worker that goes leaves everything to the other one, and is not missed; the last one says loudly what it takes with it.
+    let last = "curvine-demo-worker-1";
+    assert!(runtime.terminate(WORKER).success(), "{}", runtime.log(WORKER));
+    let left: Value = serde_json::from_str(&runtime.exec(MASTER, &[CURVINE, "cv", "node", "--json"]).ok()).unwrap();
+    assert!(left["workers"].as_array().unwrap().iter().any(|worker| worker["state"] == "leaving"), "{left}");
+    assert_eq!(runtime.exec(MASTER, &[CURVINE, "cv", "fs", "cat", "/test1.txt"]).ok(), "Hello Curvine!\n");
+    let copied = runtime.path("copied");
+    runtime.exec(MASTER, &[CURVINE, "cv", "fs", "get", "/bigfile.dat", &text(&copied)]).ok();
+    assert_eq!(std::fs::read(&copied).unwrap(), vec![0; 10 << 20]);
+    assert!(!runtime.terminate(last).success());
+    let log = runtime.log(last);
+    assert!(log.contains("ERROR") && log.contains("files that are nowhere else"), "{log}");
+    assert!(runtime.terminate(MASTER).success(), "{}", runtime.log(MASTER));
     runtime.start_all(2);
     assert_eq!(mounted(&runtime), ["/demo"]);
     assert_eq!(sh(r#"cat "$1"/test1.txt && wc -c < "$1"/bigfile.dat"#, &[&client]), "Hello Curvine!\n10485760\n");
@@ -290,7 +301,8 @@ fn the_older_branch_and_manifests_of_the_existing_image_work_too() {
 
     // The same pods with the config file and the commands of the existing image.
     for pod in [CLIENT, WORKER, MASTER] {
-        assert!(runtime.terminate(pod).success(), "{}", runtime.log(pod));
+        // The only worker keeps what only it has, and says so.
+        assert!(runtime.terminate(pod).success() != (pod == WORKER), "{}", runtime.log(pod));
     }
     let conf = text(&runtime.path("curvine.toml"));
     let (master, worker) = (runtime.address(MASTER), runtime.address(WORKER));
@@ -406,7 +418,7 @@ fn killed_clients_and_datasets_made_again_leave_a_node_that_works() {
 
     // The dataset is deleted and made again: another cluster, over the same directories of the worker.
     for pod in [WORKER, MASTER] {
-        assert!(runtime.terminate(pod).success());
+        assert!(runtime.terminate(pod).success() != (pod == WORKER));
     }
     std::fs::remove_dir_all(runtime.path("journal")).unwrap();
     runtime.start_all(1);

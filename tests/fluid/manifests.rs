@@ -105,6 +105,14 @@ fn the_classes_are_as_fluid_needs_them() {
                 spec["volumes"].as_array().expect("volumes").iter().find(|volume| volume.get("secret").is_some());
             assert_eq!(secret.expect("the cluster secret")["secret"]["optional"], true);
             assert_eq!(secret.expect("the cluster secret")["secret"]["defaultMode"], 0o400);
+            if component == "worker" {
+                let drain = class["topology"]["worker"]["options"]["drain_timeout"].as_str().unwrap_or_default();
+                let drain: u64 = drain.strip_suffix('s').and_then(|text| text.parse().ok()).expect("seconds");
+                assert!(
+                    spec["terminationGracePeriodSeconds"].as_u64() > Some(drain + 20),
+                    "it is killed while it drains"
+                );
+            }
             if component == "client" {
                 // The API server refuses Bidirectional mounts without it.
                 assert_eq!(container["securityContext"]["privileged"], true);

@@ -4,6 +4,7 @@
 //! Always: everything lies in one directory and is gone when the runtime is dropped, mounts included.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -25,6 +26,25 @@ const TERMINATE: Duration = Duration::from_secs(40);
 /// Enters a namespace as a container has it: its own `/etc/hosts`, the rest of the node, and shared what is shared.
 const CONTAINER: &str = r#"mount --make-private / && mount --bind "$1" /etc/hosts && shift && exec "$@""#;
 
+/// Enters a namespace whose root is a directory with what the image has: its own `/etc` and `/app`, the tools of this machine,
+/// and the runtime's directory where it is.
+const IMAGE: &str = r#"
+root=$1 hosts=$2 shared=$3; shift 3
+mount --make-private /
+for name in bin sbin lib lib32 lib64; do
+    if [ -L /$name ]; then cp -a /$name "$root/"; elif [ -d /$name ]; then mkdir -p "$root/$name" && mount --rbind /$name "$root/$name"; fi
+done
+for name in usr/bin usr/sbin usr/lib usr/lib64 usr/share dev proc sys; do
+    [ ! -d /$name ] || { mkdir -p "$root/$name" && mount --rbind /$name "$root/$name"; }
+done
+mkdir -p "$root/etc/ssl" "$root/tmp" "$root/run" "$root$shared"
+cp -a /etc/passwd /etc/group /etc/nsswitch.conf "$root/etc/" 2>/dev/null || true
+[ ! -d /etc/ssl ] || mount --rbind /etc/ssl "$root/etc/ssl"
+cp "$hosts" "$root/etc/hosts" && mount --bind "$hosts" "$root/etc/hosts"
+mount --rbind "$shared" "$root$shared"
+exec chroot "$root" sh -c 'cd /app/curvine && exec "$@"' sh "$@"
+"#;
+
 /// A runtime on one node.
 pub struct Runtime {
     dir: PathBuf,
@@ -32,7 +52,11 @@ pub struct Runtime {
     subnet: (u8, u8),
     reaper: Arc<Reaper>,
     pods: BTreeMap<String, Pod>,
+    /// Pods that were given another address.
+    moved: BTreeMap<String, u8>,
     version: u32,
+    /// How many masters the runtime is described with.
+    pub masters: u32,
     pub namespace: String,
     pub dataset: String,
     /// `runtime.json`, or `config.json` of the older branch.
@@ -42,6 +66,8 @@ pub struct Runtime {
 struct Pod {
     process: Process,
     environment: Vec<(String, String)>,
+    /// Its root is a directory with what the image has.
+    of_image: bool,
 }
 
 impl Runtime {
@@ -54,7 +80,9 @@ impl Runtime {
             subnet,
             reaper: Arc::new(Reaper::start()),
             pods: BTreeMap::new(),
+            moved: BTreeMap::new(),
             version: 0,
+            masters: 1,
             namespace: "default".into(),
             dataset: "curvine-demo".into(),
             file,
@@ -69,9 +97,6 @@ impl Runtime {
         runtime.reaper.mounted(&runtime.mount_path());
         std::fs::create_dir_all(runtime.mount_path()).expect("make the mount point");
         std::fs::write(runtime.path("hosts"), runtime.hosts()).expect("write the hosts");
-        // The volume of the master; a class would mount it at the default path.
-        let base = format!("[journal]\njournal_dir = {:?}\n", text(&runtime.path("journal")));
-        std::fs::write(runtime.path("base.toml"), base).expect("write a config file");
         runtime
     }
 
@@ -90,7 +115,20 @@ impl Runtime {
             Some((name, number)) if name.ends_with("worker") => 50 + number.parse::<u8>().unwrap_or(0),
             _ => 100,
         };
+        let last = self.moved.get(pod).copied().unwrap_or(last);
         format!("127.{}.{}.{last}", self.subnet.0, self.subnet.1)
+    }
+
+    /// The pod comes back with another address, as one that is made anew does.
+    pub fn readdress(&mut self, pod: &str) {
+        let next = 200 + self.moved.len() as u8;
+        self.moved.insert(pod.to_string(), next);
+        std::fs::write(self.path("hosts"), self.hosts()).expect("write the hosts");
+    }
+
+    /// The root directory of a pod of the image.
+    pub fn root(&self, pod: &str) -> PathBuf {
+        self.path(&format!("root-{pod}"))
     }
 
     fn service(&self, component: &str) -> String {
@@ -149,7 +187,7 @@ impl Runtime {
             "mounts": mounts,
             "accessModes": ["ReadWriteMany"],
             "targetPath": text(&self.mount_path()),
-            "master": component("master", 1, json!({ "rpc_port": "8995", "lease_time": "3s", "rpc_prot": "1" })),
+            "master": component("master", self.masters, json!({ "rpc_port": "8995", "lease_time": "3s", "rpc_prot": "1" })),
             "worker": worker,
             "client": client,
         })
@@ -181,13 +219,25 @@ impl Runtime {
         pairs.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
     }
 
+    /// Where a master keeps what it knows.
+    pub fn journal(&self, pod: &str) -> PathBuf {
+        match ordinal(pod) {
+            Some(0) | None => self.path("journal"),
+            Some(number) => self.path(&format!("journal-{number}")),
+        }
+    }
+
     /// Starts a pod with its usual command.
     pub fn start(&mut self, pod: &str) {
         let component =
             ["master", "worker", "client"].into_iter().find(|name| pod.contains(name)).expect("a component");
         let mut environment = self.environment(pod);
         if component == "master" {
-            environment.push(("CURVINE_CONF_FILE".into(), text(&self.path("base.toml"))));
+            // The volume of the master; a class would mount it at the default path.
+            let file = self.path(&format!("{pod}.toml"));
+            let journal = text(&self.journal(pod));
+            std::fs::write(&file, format!("[journal]\njournal_dir = {journal:?}\n")).expect("write a config file");
+            environment.push(("CURVINE_CONF_FILE".into(), text(&file)));
         }
         self.start_with(pod, environment, &[CURVINE, "fluid", component]);
     }
@@ -198,14 +248,53 @@ impl Runtime {
         command.args(["--mount", "--propagation", "unchanged", "sh", "-c", CONTAINER, "sh", &hosts]).args(arguments);
         command.env_clear().envs(environment.clone());
         let process = Process::start(&mut command, &self.log_path(pod), &self.reaper);
-        self.pods.insert(pod.to_string(), Pod { process, environment });
+        self.pods.insert(pod.to_string(), Pod { process, environment, of_image: false });
+    }
+
+    /// Makes the root of a pod of the image, with these files of its volumes.
+    pub fn prepare_root(&self, pod: &str, files: &[(&str, &str)]) {
+        let root = self.root(pod);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../curvine-docker/fluid/cache-runtime/layer.sh");
+        sh(r#""$1" "$2" "$3""#, &[&text(&script), &text(&root), CURVINE]);
+        for (path, content) in files {
+            let path = root.join(path.trim_start_matches('/'));
+            std::fs::create_dir_all(path.parent().expect("a directory")).expect("make a directory");
+            std::fs::write(&path, content).expect("write a file");
+            let mode = if content.starts_with("#!") { 0o755 } else { 0o644 };
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set permissions");
+        }
+    }
+
+    /// How a pod of the image is entered.
+    fn in_image(&self, pod: &str, environment: &[(String, String)], arguments: &[&str]) -> Command {
+        let (root, hosts, dir) = (text(&self.root(pod)), text(&self.path("hosts")), text(&self.dir));
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "unchanged", "sh", "-c", IMAGE, "sh", &root, &hosts, &dir]);
+        command.args(arguments).env_clear().envs(environment.iter().cloned());
+        command
+    }
+
+    /// Starts a pod whose root was prepared.
+    pub fn start_in_image(&mut self, pod: &str, environment: Vec<(String, String)>, arguments: &[&str]) {
+        let mut command = self.in_image(pod, &environment, arguments);
+        let process = Process::start(&mut command, &self.log_path(pod), &self.reaper);
+        self.pods.insert(pod.to_string(), Pod { process, environment, of_image: true });
+    }
+
+    /// Runs a pod whose root was prepared to its end.
+    pub fn job_in_image(&self, pod: &str, environment: &[(String, String)], arguments: &[&str]) -> Run {
+        Run::of(&mut self.in_image(pod, environment, arguments), Duration::from_secs(120))
     }
 
     /// Executes a command in a pod, as Fluid's controller and the kubelet do: with its environment, without a terminal.
     pub fn exec(&self, pod: &str, arguments: &[&str]) -> Run {
         let found = &self.pods[pod];
         let mut command = Command::new("nsenter");
-        command.args(["--target", &found.process.pid().to_string(), "--mount", "--"]).args(arguments);
+        command.args(["--target", &found.process.pid().to_string(), "--mount"]);
+        if found.of_image {
+            command.args(["--root", "--wd"]);
+        }
+        command.arg("--").args(arguments);
         command.env_clear().envs(found.environment.clone());
         Run::of(&mut command, Duration::from_secs(60))
     }
@@ -306,6 +395,10 @@ impl Drop for Runtime {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+fn ordinal(pod: &str) -> Option<u32> {
+    pod.rsplit_once('-')?.1.parse().ok()
 }
 
 pub fn text(path: &Path) -> String {

@@ -135,13 +135,18 @@ impl BlockStore {
 
     /// Deletes contents of whatever kind; those that are not here are fine. Goes on after an error and returns the first.
     pub fn delete(&self, keys: &[ContentKey]) -> Result<()> {
+        self.delete_up_to(keys.iter().map(|key| (*key, u64::MAX)))
+    }
+
+    /// As `delete`, but a content of a later version than the one named stays: it came back here since.
+    pub fn delete_up_to(&self, contents: impl IntoIterator<Item = (ContentKey, u64)>) -> Result<()> {
         let mut result = Ok(());
-        for key in keys {
-            if let Some(content) = self.get(*key) {
+        for (key, version) in contents {
+            if let Some(content) = self.get(key) {
                 let deleted = self.tiers[content.tier].check().and_then(|()| {
                     let _sync = content.sync.lock();
                     let mut state = content.state.write();
-                    self.remove(&content, &mut state)
+                    if state.version > version { Ok(()) } else { self.remove(&content, &mut state) }
                 });
                 result = result.and(deleted);
             }

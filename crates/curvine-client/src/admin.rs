@@ -7,7 +7,7 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
     ContentId, ContentMapReply, ContentMapRequest, FillReply, FillRequest, GetLayoutReply, GetLayoutRequest,
     ListJobsReply, ListJobsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest,
-    MountUfs, ReportReply, ReportRequest, UmountUfs, layout,
+    MountUfs, ReportReply, ReportRequest, SetWorkerState, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -105,6 +105,14 @@ impl FileSystem {
         core.mutate(CommandBody::UmountUfs(umount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
     }
 
+    /// Takes a worker out of service, or back into it. What only it has is moved away in the background.
+    pub async fn set_worker_state(&self, worker: WorkerId, state: WorkerState) -> Result<()> {
+        let core = &self.core;
+        let set = SetWorkerState { worker, state: state.into() };
+        let settle = |_: &Arc<Core>, _: Done| ();
+        core.mutate(CommandBody::SetWorkerState(set), Touched::dirs([]), core.deadline(), settle).await
+    }
+
     /// Fills a range of an under file system's object into the cache of its home workers; bytes that came from the store.
     /// 0 for files whose bytes Curvine holds itself.
     pub async fn fill(&self, inode: InodeId, offset: u64, length: u64) -> Result<u64> {
@@ -129,8 +137,7 @@ impl FileSystem {
         let mut pause = Pause::new(deadline);
         loop {
             let workers = core.workers.list(core, deadline).await?;
-            let live = workers.iter().filter(|info| info.live).map(|info| info.id);
-            let home = home::ranked(live, content.inode, block).first().copied();
+            let home = home::ranked(crate::workers::homes(&workers), content.inode, block).first().copied();
             let error = match home {
                 Some(home) => {
                     let request = FillRequest { content: Some(content), offset, length };

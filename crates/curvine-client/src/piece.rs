@@ -118,8 +118,7 @@ impl Core {
             Place::Ufs(ufs) => {
                 let content = ContentId { inode, generation: placed.generation, version: 0 };
                 let workers = self.workers.list(self, deadline).await?;
-                let live = workers.iter().filter(|info| info.live).map(|info| info.id);
-                let mut homes = home::ranked(live, inode, offset / ufs.block_size.max(1));
+                let mut homes = home::ranked(crate::workers::homes(&workers), inode, offset / ufs.block_size.max(1));
                 homes.truncate(HOMES);
                 if homes.is_empty() {
                     return Err(Error::new(ErrorKind::Unavailable, "no worker is alive").with("inode", inode));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_proto::{ListWorkersReply, ListWorkersRequest, Message, Method, WorkerInfo};
+use curvine_proto::{ListWorkersReply, ListWorkersRequest, Message, Method, WorkerInfo, WorkerState};
 use curvine_rpc::{Address, Auth, Body, Channel, Connector, Limits};
 use curvine_types::{Error, ErrorKind, Result, WorkerId};
 use parking_lot::Mutex;
@@ -167,6 +167,16 @@ impl Workers {
         let answer = channel.call(method, request, body, deadline).await;
         answer.map_err(|error| if error.get("worker").is_none() { error.with("worker", worker) } else { error })
     }
+}
+
+/// The workers that blocks of stores may have their homes on: those that stay, if any do.
+pub(crate) fn homes(workers: &[WorkerInfo]) -> Vec<WorkerId> {
+    let live = |staying: bool| {
+        let fits = move |info: &&WorkerInfo| info.live && (!staying || info.state() == WorkerState::InService);
+        workers.iter().filter(fits).map(|info| info.id).collect::<Vec<_>>()
+    };
+    let staying = live(true);
+    if staying.is_empty() { live(false) } else { staying }
 }
 
 /// Whether what failed at a worker may pass. `is_unknown`: it may have been executed.

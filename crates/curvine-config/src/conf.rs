@@ -118,6 +118,11 @@ section! {
         copy_max_size: Size = 1 << 30;
         /// Percent of the data directories that such copies may take; they make way first. 0: no copies.
         copy_percent: CountOrZero = 30;
+        /// At SIGTERM, first move what only this worker has to other workers or into the stores. For a worker that may not come
+        /// back; a plain restart should not move everything. Under Fluid it is on unless an option of the runtime switches it off.
+        drain_on_stop: Flag = false;
+        /// How long that may take. In a pod, less than its `terminationGracePeriodSeconds`, which is 30 unless it is set.
+        drain_timeout: Span = secs(25);
         /// Requests at once to the under file system of one mount.
         ufs_concurrency: Count = 64;
         /// Most bytes fetched from an under file system beyond what a reader asked for.
@@ -132,7 +137,7 @@ section! {
 section! {
     /// The client, in a mount as in `cv`.
     ClientConf, "client" {
-        /// The masters. Empty: the one of the section `[master]`.
+        /// The masters. Empty: the hosts of `journal_addrs` with `[master] rpc_port`, or else the one of the section `[master]`.
         master_addrs: Addresses = Vec::new();
         /// Name of this machine; a worker with the same one is local, and is reached by its Unix socket.
         hostname: Text = local();

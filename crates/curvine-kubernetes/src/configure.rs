@@ -63,6 +63,10 @@ fn amend(
         conf.master.rpc_port = ports.master.rpc_port;
         conf.journal.rpc_port = ports.journal.rpc_port;
     }
+    if component == Some(Component::Worker) {
+        // A pod that is told to stop may be one that is scaled away; nobody says which.
+        conf.worker.drain_on_stop = true;
+    }
     if let Some((component, part)) = component.and_then(|component| Some((component, part(component)?))) {
         options::apply(conf, component, &part.options, warnings)?;
     }

@@ -138,6 +138,13 @@ impl Leader {
                 permission::check_root(&self, session, caller)?;
                 self.umount_ufs(numbered, umount, deadline).await
             }
+            CommandBody::SetWorkerState(set) => {
+                permission::check_root(&self, session, caller)?;
+                let worker = set.worker;
+                let reply = self.change(numbered, CommandBody::SetWorkerState(set), &[], deadline).await?;
+                self.worker_state_changed(worker);
+                Ok(reply)
+            }
             _ => Err(Error::new(ErrorKind::NotPermitted, "only the master issues this command")),
         }
     }

@@ -18,6 +18,7 @@ use curvine_types::limits::{FILE_SIZE_MAX, INLINE_MAX};
 use curvine_types::{Error, ErrorKind, GrantEpoch, InodeId, Result, SessionId, WorkerId};
 use tokio::time::Instant;
 
+use crate::drain::SealedContent;
 use crate::leader::Leader;
 
 /// Attempts of a step that a concurrent change may have to repeat.
@@ -62,6 +63,19 @@ impl Leader {
             Some(Kind::Blocks(blocks)) => primary(inode, layout.generation, blocks).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The content of a file that rests on a worker; `None` if it is live, or elsewhere.
+    pub(crate) fn sealed_content(&self, inode: InodeId) -> Result<Option<SealedContent>> {
+        let (attr, layout, grant) = match self.layout_of(inode) {
+            Err(error) if error.kind() == ErrorKind::Stale => return Ok(Some(SealedContent::nowhere())),
+            found => found?,
+        };
+        let Some(Kind::Blocks(blocks)) = &layout.kind else { return Ok(Some(SealedContent::nowhere())) };
+        let Primary { worker, content, live } = primary(inode, layout.generation, blocks)?;
+        let (epoch, writers) = grant.map_or((0, false), |grant| (grant.epoch, !grant.writers.is_empty()));
+        let found = SealedContent { worker, content, epoch, size: attr.size, mtime: attr.mtime, writers };
+        Ok(Some(found).filter(|_| !live))
     }
 
     /// The attributes as they are now: size and times of a live file come from its primary worker.
@@ -153,6 +167,7 @@ impl Leader {
                 Some(Kind::Blocks(blocks)) => {
                     let primary = primary(inode, layout.generation, &blocks)?;
                     if !primary.live {
+                        self.end_old_copies(inode, layout.generation, primary.worker, deadline).await?;
                         self.internal(CommandBody::SetLive(SetLive { inode, fence: true }), deadline).await?;
                         was_sealed = true;
                         continue;
@@ -183,7 +198,7 @@ impl Leader {
                     if let Some((worker, content)) = placed_before.take() {
                         self.delete_content(worker, vec![content], deadline).await?;
                     }
-                    let worker = self.workers.choose(preferred)?;
+                    let worker = self.workers.choose(preferred, &self.in_service())?;
                     let content = ContentId { inode, generation: layout.generation, version: 1 };
                     let request = PlaceRequest { content: Some(content), epoch, mtime: attr.mtime };
                     self.workers.call::<_, Empty>(worker, Method::Place, &request, data, deadline).await?;
@@ -265,6 +280,12 @@ impl Leader {
         Ok(with_live(attr, reply.attr))
     }
 
+    /// As `is_used_locally`, of a content that rests.
+    pub(crate) async fn is_exposed(&self, found: &SealedContent, deadline: Instant) -> Result<bool> {
+        let primary = Primary { worker: found.worker, content: found.content, live: false };
+        self.is_used_locally(&primary, deadline).await
+    }
+
     /// Whether processes of the worker's machine have the content's file open. If not, none will before the content is dropped.
     async fn is_used_locally(&self, primary: &Primary, deadline: Instant) -> Result<bool> {
         if !self.workers.is_live(primary.worker) {
@@ -298,12 +319,17 @@ impl Leader {
 
     /// Who reads a live file asks its worker only; so the worker forgets the old content before the change is acknowledged.
     async fn end_reads_of(&self, primary: &Primary, deadline: Instant) -> Result<()> {
+        self.end_reads_at(primary.worker, primary.content, deadline).await
+    }
+
+    /// A worker forgets a content, or may serve nothing of ours any more.
+    pub(crate) async fn end_reads_at(&self, worker: WorkerId, content: ContentId, deadline: Instant) -> Result<()> {
         loop {
-            let Err(error) = self.delete_content(primary.worker, vec![primary.content], deadline).await else {
+            let Err(error) = self.delete_content(worker, vec![content], deadline).await else {
                 return Ok(());
             };
             // A worker that has not been heard for its lease time serves nothing of ours.
-            if !self.workers.is_live(primary.worker) {
+            if !self.workers.is_live(worker) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -340,7 +366,7 @@ impl Leader {
     /// The object becomes a live content of a new generation.
     async fn adopt(&self, attr: &Attr, epoch: GrantEpoch, preferred: WorkerId, deadline: Instant) -> Result<()> {
         let (inode, generation) = (attr.inode, attr.generation);
-        let worker = self.workers.choose(preferred)?;
+        let worker = self.workers.choose(preferred, &self.in_service())?;
         let content = ContentId { inode, generation: generation + 1, version: 1 };
         let request = AdoptObjectRequest {
             source: Some(ContentId { inode, generation, version: 0 }),
@@ -382,6 +408,11 @@ impl Leader {
     /// As `seal`; `with_writers`: they may go on, which opens the content again.
     pub(crate) async fn seal_if(&self, inode: InodeId, with_writers: bool, deadline: Instant) -> Result<bool> {
         let _lock = self.content_locks.lock(inode, deadline).await?;
+        self.seal_locked(inode, with_writers, deadline).await
+    }
+
+    /// As `seal_if`, under the inode's lock.
+    pub(crate) async fn seal_locked(&self, inode: InodeId, with_writers: bool, deadline: Instant) -> Result<bool> {
         let (attr, layout, grant) = match self.layout_of(inode) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::Stale => return Ok(false),

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::MasterOptions;
 use crate::coherence::Coherence;
+use crate::drain::Drains;
 use crate::keyed::{KeyedGates, KeyedLocks};
 use crate::locks::LockWaits;
 use crate::mounts::UfsSeen;
@@ -55,6 +56,7 @@ pub struct Leader {
     /// One look into a directory of an under file system at a time, and none while its names are changed.
     pub(crate) ufs_gates: KeyedGates<InodeId>,
     pub(crate) uploads: Uploads,
+    pub(crate) drains: Drains,
     /// One operation on the content of a file at a time.
     pub(crate) content_locks: KeyedLocks<InodeId>,
     /// One execution of a client's numbered command at a time: a retry waits for the first attempt.
@@ -85,6 +87,7 @@ impl Leader {
             ufs: UfsSeen::default(),
             ufs_gates: KeyedGates::default(),
             uploads: Uploads::default(),
+            drains: Drains::default(),
             content_locks: KeyedLocks::default(),
             command_locks: KeyedLocks::default(),
             checks: tokio::sync::Semaphore::new(1),
@@ -103,6 +106,7 @@ impl Leader {
         tasks.spawn(self.clone().delete_garbage());
         tasks.spawn(self.clone().reap_trees());
         tasks.spawn(self.clone().upload_files());
+        tasks.spawn(self.clone().drain_workers());
         tasks
     }
 
@@ -233,6 +237,14 @@ impl Leader {
         }
     }
 
+    /// Should the content come back to the worker before it is deleted there, it has a later version and stays.
+    fn garbage_content(&self, item: &Garbage) -> ContentId {
+        let placed = self.replica.state().read().0.placed(item.inode);
+        let current = placed.filter(|placed| placed.generation == item.generation);
+        let version = current.map_or(0, |placed| placed.version.saturating_sub(1));
+        ContentId { inode: item.inode, generation: item.generation, version }
+    }
+
     /// Has the workers delete contents that no inode has any more. `Ok(true)`: something was done.
     async fn delete_some_garbage(&self) -> Result<bool> {
         let garbage = self.replica.state().read().0.garbage(DELETES_AT_ONCE * 8);
@@ -243,8 +255,8 @@ impl Leader {
         for worker in workers {
             let mine: Vec<&Garbage> =
                 garbage.iter().filter(|item| item.worker == worker).take(DELETES_AT_ONCE).collect();
-            let content = |item: &&Garbage| ContentId { inode: item.inode, generation: item.generation, version: 0 };
-            let request = DeleteContentRequest { contents: mine.iter().map(content).collect() };
+            let request =
+                DeleteContentRequest { contents: mine.iter().map(|item| self.garbage_content(item)).collect() };
             let deadline = Instant::now() + STEP;
             let deleted: Result<Empty> =
                 self.workers.call(worker, Method::DeleteContent, &request, Bytes::new(), deadline).await;

@@ -7,6 +7,7 @@ mod coherence;
 #[cfg(test)]
 mod coherence_test;
 mod content;
+mod drain;
 mod fsck;
 mod grants;
 mod keyed;

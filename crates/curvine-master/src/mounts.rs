@@ -258,7 +258,7 @@ impl Leader {
         deadline: Instant,
     ) -> Result<Option<UfsObject>> {
         let request = UfsStatRequest { mount: mount.id, mount_change: mount.change, key };
-        let worker = self.workers.any()?;
+        let worker = self.any_worker()?;
         let reply: UfsStatReply = self.workers.call(worker, Method::UfsStat, &request, Bytes::new(), deadline).await?;
         Ok(reply.entry.filter(|_| reply.found))
     }
@@ -304,7 +304,7 @@ impl Leader {
                 start_after,
                 limit: OBSERVED_ENTRIES_MAX as u32,
             };
-            let worker = self.workers.any()?;
+            let worker = self.any_worker()?;
             let page: Result<UfsListReply> =
                 self.workers.call(worker, Method::UfsList, &request, Bytes::new(), deadline).await;
             let page = match page {
@@ -458,7 +458,7 @@ impl Leader {
         mount: MountUfs,
         deadline: Instant,
     ) -> Result<MutateReply> {
-        self.workers.any()?;
+        self.any_worker()?;
         let path = mount.path.clone();
         let before = {
             let mounts = self.replica.state().read().0.mounts();
@@ -495,7 +495,7 @@ impl Leader {
         let mount =
             mount.ok_or_else(|| Error::new(ErrorKind::Internal, "the mount is not in the table").with("mount", id))?;
         let request = UfsListRequest { mount: id, mount_change: mount.change, limit: 1, ..Default::default() };
-        let worker = self.workers.any()?;
+        let worker = self.any_worker()?;
         self.workers.call::<_, UfsListReply>(worker, Method::UfsList, &request, Bytes::new(), deadline).await?;
         Ok(())
     }

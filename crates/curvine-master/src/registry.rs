@@ -9,7 +9,7 @@ use curvine_proto::{
     DeclareRequest, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListWorkersReply, MountInfo,
     MountTableReply, OpenSessionReply, OpenSessionRequest, RegisterWorker, RegisterWorkerReply, RegisterWorkerRequest,
     ReportChangedRequest, ResolveContentReply, ResolveContentRequest, ResolveMountReply, ResolveMountRequest,
-    UfsChanged, WorkerHeartbeatReply, WorkerHeartbeatRequest,
+    UfsChanged, WorkerHeartbeatReply, WorkerHeartbeatRequest, WorkerState,
 };
 use curvine_rpc::Peer;
 use curvine_types::{Error, ErrorKind, Result, SessionId};
@@ -82,7 +82,8 @@ impl Leader {
 
     /// A worker has (re)started: it gets its number.
     pub(crate) async fn register_worker(&self, request: RegisterWorkerRequest) -> Result<RegisterWorkerReply> {
-        let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port, node } = request;
+        let RegisterWorkerRequest { uuid, hostname, rpc_port, socket, tiers, software, web_port, node, leaving } =
+            request;
         let known = self.replica.state().read().0.workers();
         let same = |record: &&WorkerRecord| {
             record.uuid[..] == uuid[..]
@@ -97,13 +98,22 @@ impl Leader {
                 self.propose_for(0, CommandBody::RegisterWorker(register)).await?.id
             }
         };
-        let state = self.replica.state().read();
-        let record = state.0.worker(id).ok_or_else(|| {
+        if !leaving {
+            self.back_in_service(id).await?;
+        }
+        let (record, cluster) = {
+            let state = self.replica.state().read();
+            (state.0.worker(id), state.0.cluster().unwrap_or_default())
+        };
+        let record = record.ok_or_else(|| {
             Error::new(ErrorKind::Internal, "a registered worker is not in the namespace").with("worker", id)
         })?;
-        let cluster = state.0.cluster().unwrap_or_default();
         tracing::info!(worker = id, hostname = record.hostname, port = record.rpc_port, "worker registered");
+        let in_service = record.state == WorkerState::InService;
         self.workers.registered(record, Announcement { tiers, software, web_port, node });
+        if !in_service {
+            self.drains.again();
+        }
         Ok(RegisterWorkerReply {
             worker: id,
             cluster: cluster.0.to_vec().into(),
@@ -167,7 +177,14 @@ impl Leader {
 
     pub(crate) fn list_workers(&self) -> ListWorkersReply {
         let records = self.replica.state().read().0.workers();
-        ListWorkersReply { workers: self.workers.list(records) }
+        let mut workers = self.workers.list(records);
+        for info in workers.iter_mut().filter(|info| info.state() != WorkerState::InService) {
+            let progress = self.drains.progress(info.id);
+            info.emptied = progress.is_done();
+            (info.left_files, info.left_bytes, info.left_error) =
+                (progress.left_files, progress.left_bytes, progress.error);
+        }
+        ListWorkersReply { workers }
     }
 
     /// The mount table, without secrets.

@@ -114,6 +114,11 @@ impl Leader {
                 only_workers(&call.peer)?;
                 Ok(Reply::new(&self.worker_heartbeat(call.request()?)))
             }
+            Method::DrainWorker => {
+                only_workers(&call.peer)?;
+                let request = call.request()?;
+                reply(detached(async move { self.drain_worker(request).await }).await)
+            }
             Method::Inventory => {
                 only_workers(&call.peer)?;
                 Ok(Reply::new(&self.inventory(call.request()?)))

@@ -63,7 +63,7 @@ impl Leader {
             limit: RENAME_OBJECTS_MAX,
         };
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        self.workers.call(self.workers.any()?, Method::StoreChange, &request, Bytes::new(), deadline).await
+        self.workers.call(self.any_worker()?, Method::StoreChange, &request, Bytes::new(), deadline).await
     }
 
     fn stored(&self, inode: InodeId) -> Result<Stored> {

@@ -293,8 +293,7 @@ impl Leader {
     /// Who uploads a file, and the version of its content there: the worker that has its blocks, or the home of what is inline.
     fn uploader_of(&self, inode: InodeId, generation: u64, version: u64) -> Result<(WorkerId, u64)> {
         if version == 0 {
-            let live = self.workers.live();
-            let home = home::ranked(live, inode, 0).first().copied();
+            let home = home::ranked(self.lasting_workers(), inode, 0).first().copied();
             return home.map(|home| (home, 0)).ok_or_else(|| {
                 Error::new(ErrorKind::Unavailable, "no worker is registered; start one with `curvine worker`")
             });

@@ -1,6 +1,6 @@
 //! The live workers: when each was last heard, what room it has, and the connection to it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -95,15 +95,23 @@ impl Workers {
         Ok(reply)
     }
 
-    /// Where new content goes: the preferred worker if it is live and has room, else the one with the most room.
-    pub fn choose(&self, preferred: WorkerId) -> Result<WorkerId> {
+    /// Where new content goes: the preferred worker if it is live and has room, else the one with the most room, of those that
+    /// take something.
+    pub fn choose(&self, preferred: WorkerId, takes: &HashSet<WorkerId>) -> Result<WorkerId> {
         const ROOM: u64 = 1 << 20;
         let inner = self.inner.lock();
         let oldest = boot_clock().saturating_sub(self.lease);
         let room = |live: &Live| live.announced.tiers.iter().map(|tier| tier.available).sum::<u64>();
-        let live = || inner.values().filter(|live| live.heard >= oldest);
-        if live().next().is_none() {
+        let alive = || inner.values().filter(|live| live.heard >= oldest);
+        if alive().next().is_none() {
             return Err(Error::new(ErrorKind::Unavailable, "no worker is registered; start one with `curvine worker`"));
+        }
+        let live = || alive().filter(|live| takes.contains(&live.record.id));
+        if live().next().is_none() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "all workers are leaving; start one, or take one back with `cv node recommission`",
+            ));
         }
         if live().any(|live| live.record.id == preferred && room(live) >= ROOM) {
             return Ok(preferred);
@@ -117,23 +125,33 @@ impl Workers {
             })
     }
 
+    /// A live worker of those that take something that has one tier directory with room for a content.
+    pub fn choose_for(&self, size: u64, takes: &HashSet<WorkerId>) -> Result<WorkerId> {
+        let inner = self.inner.lock();
+        let oldest = boot_clock().saturating_sub(self.lease);
+        let room = |live: &Live| live.announced.tiers.iter().map(|tier| tier.available).max().unwrap_or_default();
+        let live =
+            inner.values().filter(|live| live.heard >= oldest && takes.contains(&live.record.id) && room(live) > size);
+        live.max_by_key(|live| (room(live), live.record.id))
+            .map(|live| live.record.id)
+            .ok_or_else(|| Error::new(ErrorKind::NoSpace, "no worker has room for it").with("length", size))
+    }
+
+    /// Where another worker reaches a live one.
+    pub fn address(&self, worker: WorkerId) -> Result<String> {
+        let inner = self.inner.lock();
+        let live = inner.get(&worker).ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "the worker has not registered since the master started")
+                .with("worker", worker)
+        })?;
+        Ok(format!("{}:{}", live.record.hostname, live.record.rpc_port))
+    }
+
     /// The workers that were heard lately.
     pub fn live(&self) -> Vec<WorkerId> {
         let inner = self.inner.lock();
         let oldest = boot_clock().saturating_sub(self.lease);
         inner.values().filter(|live| live.heard >= oldest).map(|live| live.record.id).collect()
-    }
-
-    /// A live worker for work that any can do.
-    pub fn any(&self) -> Result<WorkerId> {
-        let inner = self.inner.lock();
-        let oldest = boot_clock().saturating_sub(self.lease);
-        let live = inner.values().filter(|live| live.heard >= oldest).map(|live| live.record.id);
-        let live: Vec<WorkerId> = live.collect();
-        if live.is_empty() {
-            return Err(Error::new(ErrorKind::Unavailable, "no worker is registered; start one with `curvine worker`"));
-        }
-        Ok(live[rand::random_range(0..live.len())])
     }
 
     /// All workers of the log, with what is known of them now.
@@ -155,6 +173,8 @@ impl Workers {
                 last_seen_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
                 web_port: live.map_or(0, |live| live.announced.web_port),
                 node: live.map(|live| live.announced.node.clone()).unwrap_or_default(),
+                state: record.state.into(),
+                ..Default::default()
             }
         };
         records.into_iter().map(info).collect()

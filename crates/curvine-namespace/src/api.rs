@@ -1,7 +1,7 @@
 //! What readers of the namespace get: plain values, copied out, so that no reader holds on to the state.
 
 use bytes::Bytes;
-use curvine_proto::{Outcome, SessionKind, Time};
+use curvine_proto::{Outcome, SessionKind, Time, WorkerState};
 use curvine_types::{BlockVersion, Cookie, Generation, GrantEpoch, InodeId, MountId, SessionId, WorkerId};
 
 /// Who may write an inode. The epoch rises when a writer is fenced or the content is replaced.
@@ -44,6 +44,7 @@ pub struct WorkerRecord {
     pub hostname: String,
     pub rpc_port: u32,
     pub socket: String,
+    pub state: WorkerState,
 }
 
 /// What a directory of an under file system is bound to.

@@ -8,6 +8,7 @@ mod grants;
 mod jobs;
 mod locks;
 mod mounts;
+mod moves;
 mod names;
 mod observe;
 mod reap;
@@ -54,6 +55,8 @@ impl State {
             Body::UfsAdopt(command) => self.ufs_adopt(command),
             Body::UfsStored(command) => self.ufs_stored(command),
             Body::SetJob(command) => self.set_job(command),
+            Body::SetWorkerState(command) => self.set_worker_state(command),
+            Body::MoveBlocks(command) => self.move_blocks(command),
             Body::Reap(command) => Ok(self.reap(command)),
         }
     }

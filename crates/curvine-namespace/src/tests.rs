@@ -8,6 +8,7 @@ mod damage;
 mod driver;
 mod locks;
 mod model;
+mod moves;
 mod names;
 mod rename;
 mod rescue;

@@ -36,6 +36,8 @@ impl Command {
             Body::UfsAdopt(_) => "ufs_adopt",
             Body::UfsStored(_) => "ufs_stored",
             Body::SetJob(_) => "set_job",
+            Body::SetWorkerState(_) => "set_worker_state",
+            Body::MoveBlocks(_) => "move_blocks",
             Body::Reap(_) => "reap",
         }
     }

@@ -109,6 +109,11 @@ methods! {
     MasterHello = 223,
     MasterJoin = 224,
 
+    /// A worker that stops to the master.
+    DrainWorker = 390,
+    /// Master to worker.
+    TakeContent = 391,
+
     /// Client to worker.
     CopyRange = 200,
     SyncAll = 201,

@@ -255,10 +255,16 @@ pub(crate) async fn seal(
 }
 
 pub(crate) async fn delete(engine: &Arc<Engine>, request: DeleteContentRequest, deadline: Instant) -> Result<()> {
-    let keys: Vec<ContentKey> =
-        request.contents.iter().map(|content| ContentKey::new(content.inode, content.generation)).collect();
+    let contents: Vec<(ContentKey, u64)> = request
+        .contents
+        .iter()
+        .map(|content| {
+            let version = if content.version == 0 { u64::MAX } else { content.version };
+            (ContentKey::new(content.inode, content.generation), version)
+        })
+        .collect();
     let store = engine.store.clone();
-    engine.disk.run_slow(deadline, move || store.delete(&keys)).await
+    engine.disk.run_slow(deadline, move || store.delete_up_to(contents)).await
 }
 
 async fn on_attr(

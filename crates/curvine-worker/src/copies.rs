@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_blockstore::{ContentKey, crc32c};
-use curvine_proto::{ContentId, ListWorkersReply, ListWorkersRequest, Method, ReadReply, ReadRequest, WorkerInfo};
+use curvine_proto::{
+    ContentId, ListWorkersReply, ListWorkersRequest, Method, ReadReply, ReadRequest, WorkerInfo, WorkerState,
+};
 use curvine_rpc::{Address, Body, Channel, Connector};
 use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
 use curvine_types::{Error, ErrorKind, Result, WorkerId, home};
@@ -143,7 +145,7 @@ impl Copies {
         }
         let (reply, _): (ListWorkersReply, _) =
             self.master.call(Method::ListWorkers, &ListWorkersRequest {}, Body::Empty, deadline).await?;
-        let workers: Vec<WorkerInfo> = reply.workers.into_iter().filter(|worker| worker.live).collect();
+        let workers = homes(reply.workers);
         *known = Some((Instant::now(), workers.clone()));
         Ok(workers)
     }
@@ -175,21 +177,33 @@ impl Copies {
     }
 
     fn channel(&self, worker: &WorkerInfo) -> Result<Channel> {
-        let address = match worker.address.as_str() {
-            "" => format!("{}:{}", worker.hostname, worker.rpc_port),
-            address => address.to_string(),
-        };
+        match worker.address.as_str() {
+            "" => self.channel_to(worker.id, &format!("{}:{}", worker.hostname, worker.rpc_port)),
+            address => self.channel_to(worker.id, address),
+        }
+    }
+
+    /// The connection to another worker.
+    pub fn channel_to(&self, worker: WorkerId, address: &str) -> Result<Channel> {
         let mut channels = self.channels.lock();
-        if let Some((known, channel)) = channels.get(&worker.id)
+        if let Some((known, channel)) = channels.get(&worker)
             && *known == address
         {
             return Ok(channel.clone());
         }
         let parsed: Address = address.parse()?;
         let channel = Channel::new(self.connector.clone(), vec![parsed], 1);
-        channels.insert(worker.id, (address, channel.clone()));
+        channels.insert(worker, (address.to_string(), channel.clone()));
         Ok(channel)
     }
+}
+
+/// The workers that blocks may have their homes on, as clients choose them.
+fn homes(workers: Vec<WorkerInfo>) -> Vec<WorkerInfo> {
+    let live: Vec<WorkerInfo> = workers.into_iter().filter(|worker| worker.live).collect();
+    let stays = |worker: &&WorkerInfo| worker.state() == WorkerState::InService;
+    let staying: Vec<WorkerInfo> = live.iter().filter(stays).cloned().collect();
+    if staying.is_empty() { live } else { staying }
 }
 
 /// A copy is not being made any more.

@@ -1,7 +1,7 @@
 //! What the parts of a worker share once its cluster is known.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use curvine_blockstore::{BlockStore, TierStatus, Timestamp};
@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     pub orders: Orders,
     /// Content on its way into stores.
     pub uploads: ByteBudget,
+    /// The worker is being drained.
+    pub leaving: AtomicBool,
 }
 
 impl Engine {

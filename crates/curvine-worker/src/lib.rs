@@ -13,6 +13,7 @@ mod cached;
 mod clock;
 mod copies;
 mod disk;
+mod drain;
 mod engine;
 mod fetch;
 mod flight;
@@ -25,6 +26,7 @@ mod source;
 mod stats;
 mod store_change;
 mod store_object;
+mod take;
 mod worker;
 
 #[cfg(test)]
@@ -34,5 +36,6 @@ mod test_util;
 #[cfg(test)]
 mod worker_test;
 
+pub use drain::Drained;
 pub use options::WorkerOptions;
 pub use worker::{Worker, WorkerGauges};

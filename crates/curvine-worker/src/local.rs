@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use curvine_blockstore::{Access, ContentKey, ContentKind, Exposed, Refusal};
 use curvine_proto::{ExposeReply, ExposeRequest, ProbeReply};
@@ -22,6 +23,9 @@ pub(crate) async fn expose(
 ) -> Result<Reply> {
     if !local {
         return Err(Error::new(ErrorKind::NotSupported, "descriptors are given only over the worker's unix socket"));
+    }
+    if engine.leaving.load(Relaxed) {
+        return Ok(refused(Refusal::Leaving));
     }
     let access = match request {
         ExposeRequest { write: true, .. } if version == 0 => {

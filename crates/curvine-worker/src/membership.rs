@@ -1,6 +1,7 @@
 //! Belonging to a cluster: learning which one, registering, telling what is here, staying alive.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use curvine_blockstore::{ContentKey, ContentKind};
@@ -94,6 +95,7 @@ async fn register(engine: &Arc<Engine>, master: &Channel, about: &Announcement) 
         software: env!("CARGO_PKG_VERSION").to_string(),
         web_port: about.web_port.into(),
         node: about.node.clone(),
+        leaving: engine.leaving.load(Relaxed),
     };
     let sent = boot_time();
     let deadline = Instant::now() + about.timeout;

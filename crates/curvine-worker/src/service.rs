@@ -8,8 +8,8 @@ use curvine_proto::{
     AdoptObjectRequest, ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest,
     FallocateRequest, FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method,
     OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, ReleaseContentRequest, SealRequest,
-    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TruncateRequest, UfsListReply,
-    UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
+    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest,
+    TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::authoritative::{self, Target};
 use crate::cached;
 use crate::engine::Engine;
-use crate::{local, store_change, store_object};
+use crate::{local, store_change, store_object, take};
 
 /// Most contents in one reply to `ListHeld`.
 const HELD_MAX: usize = 4096;
@@ -196,6 +196,11 @@ impl WorkerService {
                 let request: AdoptObjectRequest = call.request()?;
                 let target = writable(engine, &call, &request.content)?;
                 Ok(Reply::new(&store_object::adopt(engine, target, request, deadline).await?))
+            }
+            Method::TakeContent => {
+                let request: TakeContentRequest = call.request()?;
+                let target = writable(engine, &call, &request.content)?;
+                Ok(Reply::new(&take::take(engine, target, request, deadline).await?))
             }
             Method::ReleaseContent => {
                 let request: ReleaseContentRequest = call.request()?;

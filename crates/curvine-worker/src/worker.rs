@@ -33,8 +33,9 @@ const UPKEEP: Duration = Duration::from_secs(2);
 pub struct Worker {
     server: Server,
     address: SocketAddr,
-    service: Arc<WorkerService>,
-    registered: watch::Receiver<WorkerId>,
+    pub(crate) service: Arc<WorkerService>,
+    pub(crate) master: Channel,
+    pub(crate) registered: watch::Receiver<WorkerId>,
     failed: watch::Receiver<Option<(ErrorKind, String)>>,
     tasks: Tasks,
 }
@@ -111,7 +112,8 @@ impl Worker {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the server does not know where it listens"))?;
         let (registered_tx, registered) = watch::channel(0);
         let (failed_tx, failed) = watch::channel(None);
-        let worker = Worker { server, address, service, registered, failed, tasks: Tasks::default() };
+        let worker =
+            Worker { server, address, service, master: master.clone(), registered, failed, tasks: Tasks::default() };
         worker.spawn(join(
             options,
             address,
@@ -302,6 +304,7 @@ async fn open_engine(
         last_tiers: Mutex::default(),
         orders: Orders::default(),
         uploads,
+        leaving: Default::default(),
     }))
 }
 

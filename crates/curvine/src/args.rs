@@ -157,11 +157,35 @@ pub enum ToolCommand {
     },
     /// Measure mounts against a local directory, and the library against the cluster
     Bench(Box<BenchArgs>),
-    /// The workers
+    /// The workers: list them, take one out of service, take it back
     Node {
         /// List them (what happens anyway)
         #[arg(long)]
         list: bool,
+        #[command(subcommand)]
+        command: Option<NodeCommand>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum NodeCommand {
+    /// Take workers out of service: nothing new goes there, and what only they have is moved to other workers or into the stores
+    ///
+    /// They may be stopped for good when nothing is left. The state outlives restarts of masters and workers. Files that processes of
+    /// the worker's machine have open are moved when they are closed. Exit code 3: --wait is over and something is left.
+    Decommission {
+        /// Numbers, or addresses as `cv node` shows them
+        #[arg(required = true)]
+        workers: Vec<String>,
+        /// Wait until nothing is left, for at most so long
+        #[arg(long, value_name = "DURATION")]
+        wait: Option<String>,
+    },
+    /// Take workers back into service
+    Recommission {
+        /// Numbers, or addresses as `cv node` shows them
+        #[arg(required = true)]
+        workers: Vec<String>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! The cluster's identity, its feature level and its workers.
 
-use curvine_proto::{FileKind, InitCluster, Outcome, RaiseFeatureLevel, RegisterWorker};
+use curvine_proto::{FileKind, InitCluster, Outcome, RaiseFeatureLevel, RegisterWorker, WorkerState};
 use curvine_types::{ClusterId, ErrorKind, ROOT_INODE, Result};
 
 use crate::api::WorkerRecord;
@@ -47,8 +47,9 @@ impl State {
         let uuid = command.uuid.as_ref().try_into().map_err(|_| {
             fail(ErrorKind::InvalidArgument, "a worker's uuid has 16 bytes").with("length", command.uuid.len())
         })?;
-        let known = self.workers.iter().find(|(_, worker)| worker.uuid == uuid).map(|(id, _)| *id);
-        let id = known.unwrap_or(self.meta.next_worker);
+        let known = self.workers.iter().find(|(_, worker)| worker.uuid == uuid);
+        let known = known.map(|(id, worker)| (*id, worker.state));
+        let (id, state) = known.unwrap_or((self.meta.next_worker, WorkerState::InService));
         self.meta.next_worker += u64::from(known.is_none());
         let record = WorkerRecord {
             id,
@@ -56,6 +57,7 @@ impl State {
             hostname: command.hostname.clone(),
             rpc_port: command.rpc_port,
             socket: command.socket.clone(),
+            state,
         };
         self.workers.insert(id, record);
         Ok(Outcome { id, created: known.is_none(), ..Outcome::default() })

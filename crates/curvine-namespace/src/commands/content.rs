@@ -110,9 +110,7 @@ impl State {
                 .with("have", inode.change)
                 .with("want", command.change));
         }
-        if !self.workers.contains(&command.worker) {
-            return Err(fail(ErrorKind::InvalidArgument, "no such worker").with("worker", command.worker));
-        }
+        self.check_takes_content(command.worker)?;
         if command.block_size == 0 {
             return Err(fail(ErrorKind::InvalidArgument, "a block size is above zero").with("inode", id));
         }

@@ -56,10 +56,9 @@ impl State {
                 fail(ErrorKind::Conflict, "the file has changed since the worker got its bytes").with("inode", id)
             );
         }
-        if !self.workers.contains(&command.worker) || command.block_size == 0 {
-            return Err(
-                fail(ErrorKind::InvalidArgument, "no such worker, or no block size").with("worker", command.worker)
-            );
+        self.check_takes_content(command.worker)?;
+        if command.block_size == 0 {
+            return Err(fail(ErrorKind::InvalidArgument, "a block size is above zero").with("inode", id));
         }
         self.begin_upload_over(id);
         let extent = Extent { first_block: 0, block_count: 0, version: 1, workers: vec![command.worker] };

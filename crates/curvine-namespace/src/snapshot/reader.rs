@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use curvine_proto::{FileKind, Message};
+use curvine_proto::{FileKind, Message, WorkerState};
 use curvine_types::limits::{INLINE_MAX, NAME_MAX};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
 
@@ -98,8 +98,11 @@ pub(super) fn take_record(
         Section::Workers => {
             let form: WorkerForm = input.record(rest)?;
             let uuid = form.uuid.try_into().map_err(|_| input.corrupt("a worker's uuid has 16 bytes"))?;
+            // A state that only a later version knows keeps new content away as well.
+            let service = WorkerState::try_from(form.state).unwrap_or(WorkerState::Decommissioned);
             let (id, hostname, rpc_port, socket) = (form.id, form.hostname, form.rpc_port, form.socket);
-            state.workers.insert(id, WorkerRecord { id, uuid, hostname, rpc_port, socket }).is_none()
+            let record = WorkerRecord { id, uuid, hostname, rpc_port, socket, state: service };
+            state.workers.insert(id, record).is_none()
         }
         Section::Mounts => {
             let form: MountForm = input.record(rest)?;

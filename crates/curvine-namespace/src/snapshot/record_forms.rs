@@ -36,6 +36,7 @@ forms! {
         hostname: String = 3 string,
         rpc_port: u32 = 4 uint32,
         socket: String = 5 string,
+        state: i32 = 190 int32,
     }
     ResultForm { session: u64 = 1 uint64, sequence: u64 = 2 uint64, order: u64 = 3 uint64, outcome: Vec<u8> = 4 bytes, }
     /// `content` is a file's generation or a directory's table of names.

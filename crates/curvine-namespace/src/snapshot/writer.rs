@@ -74,6 +74,7 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
             hostname: worker.hostname.clone(),
             rpc_port: worker.rpc_port,
             socket: worker.socket.clone(),
+            state: worker.state.into(),
         };
         blocks.put(Section::Workers, &form)?;
     }

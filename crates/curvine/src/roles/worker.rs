@@ -1,7 +1,7 @@
 //! `curvine worker`.
 
 use curvine_config::{ClusterConf, Role};
-use curvine_types::Result;
+use curvine_types::{Error, ErrorKind, Result};
 use curvine_worker::{Worker, WorkerOptions};
 
 use super::{GRACE, prepare};
@@ -24,13 +24,42 @@ pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
         () = stop.asked() => None,
         error = worker.failure() => Some(error),
     };
-    let unique = if ask_cluster_first { worker.unique_bytes() } else { 0 };
+    let drained = match failure {
+        None if conf.worker.drain_on_stop => drain(conf, &worker).await,
+        _ => Ok(()),
+    };
     worker.shutdown(GRACE).await;
-    if unique > 0 {
-        // Its pod may be scaled away; nobody else says what that means.
-        tracing::warn!(bytes = unique, dirs = ?conf.worker.data_dir.iter().map(|dir| &dir.path).collect::<Vec<_>>(),
-            "this worker stops with data that is nowhere else: its files can be read again when it comes back with these directories");
-    }
     tracing::info!("stopped");
-    failure.map_or(Ok(()), Err)
+    failure.map_or(drained, Err)
+}
+
+/// What only this worker has goes elsewhere. An error says what does not.
+async fn drain(conf: &ClusterConf, worker: &Worker) -> Result<()> {
+    tracing::info!(seconds = conf.worker.drain_timeout.as_secs_f64(), "draining");
+    let dirs = || {
+        let paths: Vec<_> = conf.worker.data_dir.iter().map(|dir| dir.path.display().to_string()).collect();
+        paths.join(" ")
+    };
+    let unique = worker.unique_bytes();
+    let error = match worker.drain(conf.worker.drain_timeout).await {
+        Ok(drained) if drained.left_files == 0 => {
+            tracing::info!("nothing is only here any more: {drained}");
+            return Ok(());
+        }
+        Ok(drained) => Error::new(ErrorKind::Unavailable, "this worker stops with files that are nowhere else")
+            .with("files", drained.left_files)
+            .with("bytes", drained.left_bytes)
+            .with("reason", drained.reason),
+        // It holds copies at most.
+        Err(error) if unique == 0 => {
+            tracing::warn!(%error, "not drained, but nothing is only here");
+            return Ok(());
+        }
+        Err(error) => Error::new(ErrorKind::Unavailable, "this worker stops with data that may be nowhere else")
+            .with("bytes", unique)
+            .caused_by(error),
+    };
+    let error = error.with("dirs", dirs());
+    tracing::error!(%error, "not drained: what is only here can be read again when the worker comes back with these directories");
+    Err(error)
 }

@@ -90,7 +90,7 @@ impl Question {
     fn of(task: &Task) -> Option<Self> {
         match task {
             Task::Tool(ToolCommand::Report { what }) => Some(Self::Report(*what)),
-            Task::Tool(ToolCommand::Node { list: _ }) => Some(Self::Workers),
+            Task::Tool(ToolCommand::Node { command: None, .. }) => Some(Self::Workers),
             Task::Tool(ToolCommand::Fsck) => Some(Self::Check),
             _ => None,
         }
@@ -122,6 +122,7 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
+        Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,
         Task::Tool(
             ToolCommand::Report { .. }
             | ToolCommand::Node { .. }
