@@ -94,14 +94,15 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
         }
         container
     };
-    let mut figures = vec![format!("image: {} of content in {archive}", node.image_size())];
+    let figure = |text: String| println!("{text}");
+    figure(format!("image: {} of content in {archive}", node.image_size()));
     for (pod, component) in [(MASTER, "master"), (WORKERS[0], "worker"), (WORKERS[1], "worker"), (CLIENT, "client")] {
         let began = Instant::now();
         node.run(&spec(pod, component));
         until(&format!("{pod} is ready"), READY, || {
             node.exec(pod, &["/usr/local/bin/curvine", "fluid", "probe"]).worked().then_some(())
         });
-        figures.push(format!("{component}: ready {:.1} s after its start", began.elapsed().as_secs_f64()));
+        figure(format!("{component}: ready {:.1} s after its start", began.elapsed().as_secs_f64()));
     }
     let answer = node.exec(MASTER, &["/usr/local/bin/curvine", "fluid", "mount-ufs"]).ok();
     assert_eq!(serde_json::from_str::<Value>(answer.trim()).unwrap(), json!({ "mounted": ["/demo"] }));
@@ -127,7 +128,7 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
     }
     node.exec(CLIENT, &["sh", "-c", "command -v python3"]).fails();
     for pod in [MASTER, WORKERS[0], WORKERS[1], CLIENT] {
-        figures.push(format!("{pod}: {} KiB resident at rest", node.resident_kib(pod)));
+        figure(format!("{pod}: {} KiB resident at rest", node.resident_kib(pod)));
     }
 
     // The names that manifests for the existing image use.
@@ -155,7 +156,7 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
             until("the mount answers", READY, || rustix::fs::statfs(&data).ok());
         }
     });
-    figures.push(format!(
+    figure(format!(
         "{kills} kills of the serving process: {turns} turns of an application, no error, longest {:.2} s",
         longest.as_secs_f64()
     ));
@@ -189,7 +190,7 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
         until("the client says why", READY, || node.log(CLIENT).contains("janitor").then_some(()));
     }
     let by = if refused.worked() { "refused by the client, not by the runtime" } else { "refused by the runtime" };
-    figures.push(format!("start on a dead mount: {by}"));
+    figure(format!("start on a dead mount: {by}"));
     node.forget(CLIENT);
     {
         let mut janitor =
@@ -208,9 +209,6 @@ fn the_image_runs_in_containerd_as_the_guide_says() {
     });
     assert_eq!(on_node(r#"cat "$1"/test1.txt && wc -c < "$1"/bigfile.dat"#), "Hello Curvine!\n10485760\n");
     node.stop(CLIENT);
-    for line in figures {
-        println!("{line}");
-    }
 }
 
 /// Runs `work` while an application reads, writes and holds open files below `dir`; how many turns it made, and the longest.
