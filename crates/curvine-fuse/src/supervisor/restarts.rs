@@ -11,7 +11,8 @@ const AT_ONCE: u32 = 3;
 /// Failures in a row after which somebody is needed.
 const HOPELESS: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Well below a lease time: the session of the mount must outlive the pause, or what is open for writing fails.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Counts failures.
 #[derive(Debug, Default)]
