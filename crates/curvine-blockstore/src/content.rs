@@ -12,7 +12,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use parking_lot::{Mutex, RwLock};
 
 use crate::chunks::ChunkMap;
-use crate::eviction::Evictable;
+use crate::eviction::{Evictable, Slot};
 use crate::index::Position;
 use crate::types::{ContentKey, ContentKind, Exposure, LiveAttr, Timestamp};
 use crate::writers::Writers;
@@ -33,6 +33,8 @@ pub(crate) struct Content {
     /// A copy of what has its home on another worker: evicted before all others.
     pub secondary: AtomicBool,
     heat: AtomicU8,
+    /// Among those that may be evicted.
+    pub(crate) slot: Slot,
 }
 
 pub(crate) struct State {
@@ -78,15 +80,17 @@ impl Content {
             gone: AtomicBool::new(false),
             secondary: AtomicBool::new(false),
             heat: AtomicU8::new(0),
+            slot: Slot::default(),
         }
     }
 
-    /// It was used.
-    pub fn touch(&self) {
+    /// It was used; true if with this use it has become as hot as anything gets.
+    pub fn touch(&self) -> bool {
         let heat = self.heat.load(Ordering::Relaxed);
         if heat < HEAT_MAX {
             self.heat.store(heat + 1, Ordering::Relaxed);
         }
+        heat + 1 == HEAT_MAX
     }
 }
 
@@ -164,6 +168,10 @@ impl Evictable for std::sync::Arc<Content> {
 
     fn key(&self) -> ContentKey {
         self.key
+    }
+
+    fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     fn take_access(&self) -> bool {

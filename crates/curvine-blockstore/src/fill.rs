@@ -133,7 +133,7 @@ impl BlockStore {
             }
             state.chunks.insert(number, chunk.clone());
         }
-        tier.charge(&mut state, charged);
+        tier.charge_copy(content, &mut state, charged);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl BlockStore {
                 let size = state.attr.size;
                 let create = Create { version: 0, epoch: 0, size, mtime_sec: 0, mtime_nsec: 0 };
                 tier.log(&[Record::new(content.key, Body::Create(create))])?;
-                tier.charge(state, 0);
+                tier.charge_copy(content, state, 0);
                 state.chunks = ChunkMap::default();
                 self.create_file(content, size)
             }

@@ -22,6 +22,7 @@ mod files;
 mod fill;
 mod index;
 mod lease;
+mod moves;
 mod orphans;
 mod place;
 mod read;
@@ -43,6 +44,8 @@ mod fill_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
+mod moves_test;
+#[cfg(test)]
 mod recovery_test;
 #[cfg(test)]
 mod test_util;
@@ -51,5 +54,5 @@ mod write_test;
 
 pub use copy::{CopyFrom, CopyTo};
 pub use disk::{DiskOp, Faults, crc32c};
-pub use store::{BlockStore, Gauges};
+pub use store::{BlockStore, Gauges, OnEvict};
 pub use types::*;

@@ -22,7 +22,7 @@ impl BlockStore {
     /// first: damaged clean copies become absent, damaged authoritative data is `DataLoss`.
     pub fn read(&self, key: ContentKey, version: u64, offset: u64, len: u64) -> Result<ReadPlan> {
         let content = self.find(key)?;
-        content.touch();
+        self.used(&content);
         for _ in 0..2 {
             let state = self.read_state(&content)?;
             state.check_read(key, version)?;
@@ -50,7 +50,7 @@ impl BlockStore {
         if !at_hand {
             return None;
         }
-        content.touch();
+        self.used(&content);
         self.plan(&content, &state, start, end).ok()
     }
 
@@ -277,7 +277,7 @@ impl BlockStore {
                 tier.log(&[Record::new(content.key, Body::Absent(absent))])?;
                 state.chunks.remove(*number);
                 let charged = crate::recovery::cached_bytes(&state);
-                tier.charge(&mut state, charged);
+                tier.charge_copy(content, &mut state, charged);
                 continue;
             }
             tracing::error!(content = %content.key, offset = at, file = %path.display(), "data on the disk is damaged");

@@ -179,11 +179,19 @@ impl BlockStore {
         let content = Arc::new(Content::new(key, number, state));
         if let Some(there) = self.insert(content.clone()) {
             let other = &self.tiers[there.tier];
-            tracing::warn!(content = %key, here = %tier.dir().display(), used = %other.dir().display(),
+            tracing::warn!(content = %key, here = %tier.dir().display(), used = %other.dir().display(), dropped = cached,
                 "a content is in two tier directories: the second is ignored");
+            if cached {
+                // A move that did not end.
+                let path = tier.path_of(key);
+                self.disk
+                    .unlink(&path)
+                    .map_err(|error| tier.fault(error, "cannot delete the second copy of a content", &path))?;
+                tier.log(&[Record::new(key, Body::Delete(Nothing {}))])?;
+            }
             return Ok(());
         }
-        tier.charge(&mut content.state.write(), charged);
+        tier.charge_copy(&content, &mut content.state.write(), charged);
         if cached {
             tier.candidates.lock().insert(content);
         }

@@ -59,12 +59,16 @@ impl BlockStore {
         for some in records.chunks(RECORDS_PER_APPEND) {
             state.logged = tier.log(some)?;
         }
+        // What it takes counts as clean from now on.
+        let charged = state.charged;
+        tier.charge(&mut state, 0);
         state.kind = ContentKind::Cached;
+        tier.charge_copy(&content, &mut state, charged);
         state.version = 0;
         state.epoch = 0;
         state.chunks = chunks;
         let charged = cached_bytes(&state);
-        tier.charge(&mut state, charged);
+        tier.charge_copy(&content, &mut state, charged);
         drop(state);
         tier.candidates.lock().insert(content.clone());
         Ok(())

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
@@ -14,15 +14,18 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::content::{Content, State, not_here};
 use crate::disk::Disk;
-use crate::eviction::Evictable;
 use crate::files::FileCache;
 use crate::index::Identity;
+use crate::moves::{Hot, MOVED_PER_ROUND};
 use crate::record::{Body, Nothing, Record};
 use crate::tier::{Reservation, Tier, shard_of};
 use crate::types::*;
 
 /// Tables that the contents are spread over, so that threads do not meet at one lock.
 const TABLES: usize = 64;
+
+/// Told of each eviction, with the bytes that it freed.
+pub type OnEvict = Box<dyn Fn(ContentKey, u64) + Send + Sync>;
 
 /// The data of a worker on its local disks.
 pub struct BlockStore {
@@ -35,6 +38,12 @@ pub struct BlockStore {
     pub(crate) foreign: Vec<PathBuf>,
     pub(crate) checksum_errors: AtomicU64,
     pub(crate) evictions: AtomicU64,
+    pub(crate) evicted_bytes: AtomicU64,
+    pub(crate) promotions: AtomicU64,
+    pub(crate) demotions: AtomicU64,
+    pub(crate) on_evict: OnceLock<OnEvict>,
+    /// Contents that are read so often that they belong on a faster tier.
+    pub(crate) hot: Hot,
     pub(crate) exposures: AtomicU64,
     /// Shards of tiers whose files are still to be compared with the index after an unclean boot.
     pub(crate) sweep: Mutex<Vec<(usize, u64)>>,
@@ -48,6 +57,10 @@ pub struct Gauges {
     pub index_bytes: u64,
     pub checksum_errors: u64,
     pub evictions: u64,
+    pub evicted_bytes: u64,
+    /// Contents moved to a faster tier, and to a slower one.
+    pub promotions: u64,
+    pub demotions: u64,
     /// Bytes of files that were deleted while somebody had them open.
     pub orphaned_bytes: u64,
     /// Descriptors given away.
@@ -66,9 +79,19 @@ impl BlockStore {
             foreign: Vec::new(),
             checksum_errors: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
+            evicted_bytes: AtomicU64::new(0),
+            promotions: AtomicU64::new(0),
+            demotions: AtomicU64::new(0),
+            on_evict: OnceLock::new(),
+            hot: Hot::default(),
             exposures: AtomicU64::new(0),
             sweep: Mutex::default(),
         }
+    }
+
+    /// Who is told of evictions, under the lock of the content: it must not wait or call back. The first one stays.
+    pub fn on_evict(&self, tell: OnEvict) {
+        let _ = self.on_evict.set(tell);
     }
 
     /// Made with the first tier directory and the same in all of them.
@@ -128,6 +151,9 @@ impl BlockStore {
             index_bytes: self.tiers.iter().map(Tier::index_len).sum(),
             checksum_errors: self.checksum_errors.load(Ordering::Relaxed),
             evictions: self.evictions.load(Ordering::Relaxed),
+            evicted_bytes: self.evicted_bytes.load(Ordering::Relaxed),
+            promotions: self.promotions.load(Ordering::Relaxed),
+            demotions: self.demotions.load(Ordering::Relaxed),
             orphaned_bytes: self.tiers.iter().map(Tier::orphaned).sum(),
             exposures: self.exposures.load(Ordering::Relaxed),
         }
@@ -157,6 +183,7 @@ impl BlockStore {
     /// The work that nobody waits for: compacts indexes, probes failed directories, looks for files that no index knows.
     /// To be called every few seconds by one thread.
     pub fn maintain(&self) {
+        let mut budget = MOVED_PER_ROUND;
         for (number, tier) in self.tiers.iter().enumerate() {
             if tier.failed_for(self.options.probe_after) {
                 match self.revive(number) {
@@ -170,9 +197,10 @@ impl BlockStore {
                     tracing::warn!(dir = %tier.config.dir.display(), %error, "compaction failed, the old index stays");
                 }
                 tier.candidates.lock().tidy(tier.files.load(Ordering::Relaxed));
-                self.keep_watermarks(tier);
+                self.keep_watermarks(number, &mut budget);
             }
         }
+        self.promote_some(&mut budget);
         self.sweep_step();
     }
 
@@ -250,6 +278,17 @@ impl BlockStore {
         None
     }
 
+    /// Puts a content in the place of the one that it was copied from; false if that is not there any more.
+    pub(crate) fn replace(&self, old: &Content, new: Arc<Content>) -> bool {
+        let mut table = self.table(old.key).write();
+        if table.get(&old.key).is_none_or(|there| there.id != old.id) {
+            return false;
+        }
+        self.tiers[new.tier].files.fetch_add(1, Ordering::Relaxed);
+        table.insert(new.key, new);
+        true
+    }
+
     fn table(&self, key: ContentKey) -> &RwLock<BTreeMap<ContentKey, Arc<Content>>> {
         &self.tables[shard_of(key) as usize % TABLES]
     }
@@ -293,10 +332,16 @@ impl BlockStore {
         }
         state.deleted = true;
         content.gone.store(true, Ordering::SeqCst);
-        tier.charge(state, 0);
+        tier.charge_copy(content, state, 0);
         tier.files.fetch_sub(1, Ordering::Relaxed);
         self.open_files.remove(content.id);
-        self.table(content.key).write().remove(&content.key);
+        {
+            // One that has moved to another tier directory stays in the table.
+            let mut table = self.table(content.key).write();
+            if table.get(&content.key).is_some_and(|there| there.id == content.id) {
+                table.remove(&content.key);
+            }
+        }
         tier.log(&[Record::new(content.key, Body::Delete(Nothing {}))])?;
         Ok(())
     }
@@ -325,39 +370,6 @@ impl BlockStore {
                     .with("limit", tier.room().0));
             }
         }
-    }
-
-    /// Evicts the next clean copy; whether there was one.
-    pub(crate) fn evict_one(&self, tier: &Tier, except: Option<ContentKey>) -> Result<bool> {
-        let mut spared = Vec::new();
-        let result = loop {
-            let Some(victim) = tier.next_victim() else { break Ok(false) };
-            // Never wait for another content's lock here: what is in use is spared.
-            let evictable = Some(victim.key()) != except;
-            let Some(mut state) = victim.state.try_write().filter(|_| evictable) else {
-                spared.push(victim.clone());
-                continue;
-            };
-            if state.kind != ContentKind::Cached || state.deleted {
-                continue;
-            }
-            if state.exposure != Exposure::None && self.is_used(&victim).unwrap_or(true) {
-                // Evicting it would free nothing.
-                spared.push(victim.clone());
-                continue;
-            }
-            let freed = state.charged;
-            if let Err(error) = self.remove(&victim, &mut state) {
-                break Err(error);
-            }
-            self.evictions.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(content = %victim.key, freed, "evicted a clean copy");
-            if freed > 0 {
-                break Ok(true);
-            }
-        };
-        spared.into_iter().for_each(|content| tier.add_candidate(content));
-        result
     }
 
     /// The tier directory for a new content: the first kind, in configured order, with room for it; within a kind the one

@@ -268,12 +268,29 @@ impl Tier {
         }
     }
 
+    /// As `charge`, of what may be a clean copy and then weighs so much among those that may be evicted.
+    pub fn charge_copy(&self, content: &Content, state: &mut State, bytes: u64) {
+        self.charge(state, bytes);
+        if state.kind == ContentKind::Cached {
+            self.candidates.lock().reweigh(&content.slot, bytes);
+        }
+    }
+
     /// A clean copy may be evicted from now on, or again.
     pub fn add_candidate(&self, content: Arc<Content>) {
         if content.secondary.load(Ordering::Relaxed) {
             self.secondary.lock().push_back(content);
         } else {
             self.candidates.lock().insert(content);
+        }
+    }
+
+    /// One that was taken out and could not be evicted.
+    pub fn give_back(&self, content: Arc<Content>) {
+        if content.secondary.load(Ordering::Relaxed) {
+            self.secondary.lock().push_back(content);
+        } else {
+            self.candidates.lock().give_back(content);
         }
     }
 
@@ -288,6 +305,11 @@ impl Tier {
         let mut secondary = self.secondary.lock();
         secondary.retain(|content| !content.gone.load(Ordering::Relaxed));
         secondary.iter().map(|content| content.state.read().attr.size).sum()
+    }
+
+    /// So many per cent of what the directory can hold.
+    pub fn share(&self, percent: u8) -> u64 {
+        (u128::from(self.room().0) * u128::from(percent) / 100) as u64
     }
 
     /// Bytes that evictions could free.
