@@ -1,6 +1,6 @@
 //! The engine that keeps everything in memory, in persistent trees.
 //!
-//! Always: a name's entry is in `dentries` and in `index`, or in neither.
+//! Always: a name's entry is in `dentries` and in `index`, or in neither; but while a snapshot is being loaded.
 
 use std::sync::Arc;
 
@@ -31,6 +31,21 @@ impl Memory {
     /// `hash_key` differs between clusters, so that colliding names of one are not those of another.
     pub fn new(hash_key: [u8; 16]) -> Self {
         Self { hash_key, ..Self::default() }
+    }
+
+    /// Enters a name that a snapshot holds; no name is found before `index_names`. Whether it is not there yet.
+    pub fn load_dentry(&mut self, table: u64, cookie: Cookie, dentry: Dentry) -> bool {
+        self.dentries.insert((table, cookie), dentry).is_none()
+    }
+
+    /// Makes the index of all names. One by one they would go to places in no order, which takes half of a restart.
+    pub fn index_names(&mut self) {
+        let key = |((table, cookie), dentry): (&(u64, Cookie), &Dentry)| {
+            (*table, siphash(&self.hash_key, dentry.name.as_bytes()), *cookie)
+        };
+        let mut keys: Vec<(u64, u64, Cookie)> = self.dentries.iter().map(key).collect();
+        keys.sort_unstable();
+        self.index = Tree::from_ascending(keys.into_iter().map(|key| (key, ())));
     }
 }
 

@@ -55,6 +55,31 @@ impl<K: Ord + Clone, V: Clone> Default for Tree<K, V> {
 }
 
 impl<K: Ord + Clone, V: Clone> Tree<K, V> {
+    /// A tree of entries that come in ascending order, each key once; much faster than inserting them.
+    pub fn from_ascending(entries: impl Iterator<Item = (K, V)>) -> Self {
+        let mut entries = entries.peekable();
+        let (mut nodes, mut len) = (Vec::new(), 0);
+        while let Some((first, _)) = entries.peek() {
+            let bound = first.clone();
+            let (keys, values): (Vec<K>, Vec<V>) = entries.by_ref().take(FAN).unzip();
+            len += keys.len();
+            nodes.push((bound, Arc::new(Node::Leaf { keys, values })));
+        }
+        while nodes.len() > 1 {
+            let mut below = nodes.into_iter().peekable();
+            nodes = Vec::new();
+            while let Some((first, _)) = below.peek() {
+                let bound = first.clone();
+                let (keys, children) = below.by_ref().take(FAN).unzip();
+                nodes.push((bound, Arc::new(Node::Branch { keys, children })));
+            }
+        }
+        match nodes.pop() {
+            Some((_, root)) => Self { root, len },
+            None => Self::default(),
+        }
+    }
+
     /// Number of entries.
     pub fn len(&self) -> usize {
         self.len

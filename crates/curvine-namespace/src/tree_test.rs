@@ -143,3 +143,24 @@ fn a_change_copies_only_the_path_to_it() {
     assert_eq!(new.iter().zip(old).filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
     assert_eq!(frozen.get(&50_000), Some(&0));
 }
+
+#[test]
+fn a_tree_made_of_ascending_entries_is_as_one_that_they_were_inserted_into() {
+    for count in [0, 1, FAN, FAN + 1, FAN * FAN, FAN * FAN + 1, 2 * FAN * FAN + 77] {
+        let entries = || (0..count as u64).map(|number| (number * 2, number));
+        let mut tree = Tree::from_ascending(entries());
+        check(&tree.root, true);
+        assert_eq!(tree.len(), count);
+        assert!(tree.iter().map(|(key, value)| (*key, *value)).eq(entries()), "{count}");
+        assert!(entries().all(|(key, value)| tree.get(&key) == Some(&value) && tree.get(&(key + 1)).is_none()));
+        for number in 0..count as u64 {
+            tree.insert(number * 2 + 1, number);
+        }
+        check(&tree.root, true);
+        for number in 0..count as u64 {
+            tree.remove(&(number * 2));
+        }
+        check(&tree.root, true);
+        assert_eq!(tree.len(), count);
+    }
+}

@@ -62,6 +62,7 @@ pub(crate) fn restore_lenient(reader: &mut dyn Read, cluster: ClusterId) -> Resu
     if !complete {
         lost.push("the end of the snapshot".to_string());
     }
+    state.store.index_names();
     for (inode, list) in locks {
         state.locks.insert(inode, Arc::new(list));
     }

@@ -59,6 +59,7 @@ pub(crate) fn restore(reader: &mut dyn Read) -> Result<State> {
             break;
         }
     }
+    state.store.index_names();
     for (inode, list) in locks {
         state.locks.insert(inode, Arc::new(list));
     }
@@ -240,9 +241,8 @@ fn take_dentry(state: &mut State, input: &Input, form: DentryForm) -> Result<boo
     if form.name.is_empty() || form.name.len() > NAME_MAX {
         return Err(input.corrupt("a name has 1 to 255 bytes"));
     }
-    let is_new = state.store.dentry(form.table, form.cookie).is_none();
-    state.store.put_dentry(form.table, form.cookie, Dentry { name: Label::new(&form.name), child: form.child });
-    Ok(is_new)
+    let dentry = Dentry { name: Label::new(&form.name), child: form.child };
+    Ok(state.store.load_dentry(form.table, form.cookie, dentry))
 }
 
 fn take_inline(state: &mut State, input: &Input, form: InlineForm) -> Result<bool> {
