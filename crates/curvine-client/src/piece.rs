@@ -2,6 +2,8 @@
 //!
 //! Always: no byte is handed out whose checksum was not compared.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use curvine_proto::{ContentId, Method, ReadReply, ReadRequest};
 use curvine_rpc::{Body, crc32c};
@@ -15,8 +17,13 @@ use crate::home;
 
 /// Workers that are asked for a block of an under file system's object.
 const HOMES: usize = 3;
-/// Where zeroes come from.
-static ZEROES: [u8; IO_MAX] = [0; IO_MAX];
+/// Where zeroes come from. Written once, so that their pages are there: a kernel that has to make them while this process is killed
+/// fails the read that they were for.
+static ZEROES: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut zeroes = vec![1; PIECE_SIZE as usize];
+    std::hint::black_box(&mut zeroes).fill(0);
+    zeroes.into()
+});
 
 /// Data, or known zeroes.
 #[derive(Clone, Debug)]
@@ -52,7 +59,7 @@ impl Data {
                 let mut left = *length;
                 while left > 0 {
                     let part = left.min(ZEROES.len());
-                    buffers.push(Bytes::from_static(ZEROES.get(..part).unwrap_or_default()));
+                    buffers.push(ZEROES.slice(..part));
                     left -= part;
                 }
             }

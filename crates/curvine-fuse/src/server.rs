@@ -182,7 +182,7 @@ impl<B: Backend> Server<B> {
                 return;
             }
         };
-        let Some(permit) = self.gate.admit(buffer.len()) else {
+        let Some(permit) = self.gate.admit(self.buffers.held(buffer.len())) else {
             warn!(opcode = header.opcode, "too many requests are being served; refusing one");
             self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)));
             return;
