@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::core::{Core, Pause};
 use crate::mutation::{Attempt, Done, Number, Touched, Window, hold};
-use crate::{FileSystem, origin};
+use crate::{FileSystem, Origin, origin};
 
 /// How long the master is asked to wait at once.
 const WAIT: Duration = Duration::from_secs(10);
@@ -41,18 +41,18 @@ impl FileSystem {
         self.core.wait_for_lock(lock).await
     }
 
-    /// Nobody will ask for the outcome of a command that a predecessor sent under this number. A lock that it may have taken is
-    /// given back.
-    pub async fn abandon(&self, session: SessionId, sequence: u64, lock: Option<SetLock>) {
+    /// Nobody will ask for the outcome of a command that a predecessor sent under this number: its caller was answered, or is gone.
+    /// When this returns the command has been executed or never will be, if the master answers in time.
+    ///
+    /// `give_back`: the lock that it asks for, if its caller was told that he does not have it. Other locks stay: their callers have
+    /// them, and close what they were taken through when they end.
+    pub async fn abandon(&self, session: SessionId, sequence: u64, give_back: Option<SetLock>) {
         let core = &self.core;
-        if let Some(lock) = lock
-            && let Ok(Some(number)) = Window::adopt(core, session, sequence, core.deadline()).await
-        {
-            // Dropping it settles it.
-            drop(Waiting { core: core.clone(), lock, number: Some(number) });
-            return;
+        match (Window::adopt(core, session, sequence, core.deadline()).await, give_back) {
+            (Ok(Some(number)), Some(lock)) => core.give_back(&number, lock).await,
+            (Ok(Some(number)), None) => core.spend(&number).await,
+            _ => core.window.abandon(session, sequence),
         }
-        core.window.abandon(session, sequence);
     }
 
     /// Drops the POSIX locks of an owner that closed a descriptor.
@@ -77,6 +77,7 @@ impl FileSystem {
 struct Waiting {
     core: Arc<Core>,
     lock: SetLock,
+    origin: Option<Arc<dyn Origin>>,
     number: Option<Number>,
 }
 
@@ -85,15 +86,10 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(number) = self.number.take() else { return };
         let (core, lock) = (self.core.clone(), self.lock);
+        let remembered = self.origin.take().map(Origin::giving_back);
         tokio::spawn(async move {
-            if let Ok(true) = core.settle_lock(&number, &lock).await {
-                let unlock = SetLock { r#type: LockType::Unlock as i32, ..lock };
-                let deadline = core.deadline();
-                let unlocked = core.mutate(CommandBody::SetLock(unlock), Touched::default(), deadline, |_, _| {}).await;
-                if let Err(error) = unlocked {
-                    tracing::warn!(%error, "a lock that nobody waits for any more was not given back");
-                }
-            }
+            core.give_back(&number, lock).await;
+            drop(remembered);
         });
     }
 }
@@ -101,10 +97,10 @@ impl Drop for Waiting {
 impl Core {
     /// Asks under one number after another, because a number that is long in use holds up all later ones.
     async fn wait_for_lock(self: &Arc<Self>, lock: SetLock) -> Result<()> {
-        let mut waiting = Waiting { core: self.clone(), lock, number: None };
+        let origin = origin::current();
+        let mut waiting = Waiting { core: self.clone(), lock, origin: origin.clone(), number: None };
         let mut pause = Pause::new(self.deadline());
         let mut session = None;
-        let origin = origin::current();
         let kind = origin::kind_of(&CommandBody::SetLock(lock));
         if let Some((of, sequence)) = origin.as_ref().and_then(|origin| origin.earlier(kind)) {
             session = Some(of);
@@ -172,6 +168,35 @@ impl Core {
                 Ok(true) => return Ok(()),
                 Ok(false) => pause = Pause::new(self.deadline()),
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Unlocks if the command that has this number took the lock, or still does.
+    async fn give_back(self: &Arc<Self>, number: &Number, lock: SetLock) {
+        if let Ok(true) = self.settle_lock(number, &lock).await {
+            let unlock = SetLock { r#type: LockType::Unlock as i32, ..lock };
+            let deadline = self.deadline();
+            let unlocked = self.mutate(CommandBody::SetLock(unlock), Touched::default(), deadline, |_, _| {}).await;
+            if let Err(error) = unlocked {
+                tracing::warn!(%error, "a lock that nobody waits for any more was not given back");
+            }
+        }
+    }
+
+    /// Uses the number up: if the command that has it was not executed, this one, which changes nothing, takes its place.
+    async fn spend(&self, number: &Number) {
+        let nothing = SetLock { kind: LockKind::Posix as i32, r#type: LockType::Unlock as i32, ..SetLock::default() };
+        let mut pause = Pause::new(self.deadline());
+        loop {
+            let Ok(conn) = self.master.conn(self.deadline()).await else { return };
+            if conn.session != number.session {
+                return;
+            }
+            let spent = self.attempt(&conn, number, CommandBody::SetLock(nothing), false, self.deadline()).await;
+            let (Attempt::NotYet(error) | Attempt::Unknown(error)) = spent else { return };
+            if pause.wait(error).await.is_err() {
+                return;
             }
         }
     }

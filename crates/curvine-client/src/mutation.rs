@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{Command, DataMode, Method, MutateReply, MutateRequest, Outcome};
+use curvine_proto::{Command, DataMode, LockType, Method, MutateReply, MutateRequest, Outcome};
 use curvine_rpc::Body;
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId, limits};
 use parking_lot::Mutex;
@@ -249,6 +249,10 @@ impl Core {
         let mut number: Option<Number> = None;
         let mut unknown = false;
         let kind = origin.as_ref().map_or(0, |_| origin::kind_of(&body));
+        let lock = match &body {
+            CommandBody::SetLock(lock) if lock.r#type() != LockType::Unlock => Some(*lock),
+            _ => None,
+        };
         // What a predecessor has sent may have been executed.
         let mut earlier = origin.as_ref().and_then(|origin| origin.earlier(kind));
         // A repeated command may have been executed when it was sent first, and be answered with what it left then.
@@ -288,7 +292,7 @@ impl Core {
                 },
             };
             if let Some(origin) = &origin {
-                origin.sending(taken.session, taken.sequence, kind, None);
+                origin.sending(taken.session, taken.sequence, kind, lock.as_ref());
             }
             let until = if caller.is_closed() { self.deadline() } else { deadline };
             let sent = self.ticket(&conn);

@@ -30,6 +30,9 @@ pub trait Origin: Send + Sync + 'static {
 
     /// Nobody needs the number any more: the request goes on under another one.
     fn superseded(&self, session: SessionId, sequence: u64);
+
+    /// What the request took is being given back, because its caller does not know of it: it stays remembered until the guard goes.
+    fn giving_back(self: Arc<Self>) -> Box<dyn Any + Send>;
 }
 
 tokio::task_local! {

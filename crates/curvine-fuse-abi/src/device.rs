@@ -75,14 +75,16 @@ impl Device {
         }
     }
 
-    /// Waits until a request can be read; false after `timeout`.
+    /// Waits until a request can be read; false after `timeout`. A signal begins the wait anew: it says nothing about requests.
     pub fn wait_readable(&self, timeout: Duration) -> Result<bool> {
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(ready) => Ok(ready > 0),
-            Err(Errno::INTR) => Ok(false),
-            Err(errno) => Err(Error::from_io(errno.into(), "cannot poll /dev/fuse")),
+        loop {
+            return match poll(&mut fds, Some(&timeout)) {
+                Ok(ready) => Ok(ready > 0),
+                Err(Errno::INTR) => continue,
+                Err(errno) => Err(Error::from_io(errno.into(), "cannot poll /dev/fuse")),
+            };
         }
     }
 

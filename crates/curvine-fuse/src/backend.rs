@@ -30,8 +30,9 @@ macro_rules! backend {
             fn provenance(&self, _handle: &Self::Handle) -> (SessionId, Generation) {
                 (0, 0)
             }
-            /// Nobody will ask again for the outcome of what a predecessor sent under this number.
-            fn abandon(&self, _: SessionId, _: u64, _: Option<SetLock>) -> impl Future<Output = ()> + Send {
+            /// Nobody will ask again for the outcome of what a predecessor sent under this number. Returns when it was made or never
+            /// will be; the lock that is named is given back.
+            fn abandon(&self, _: SessionId, _: u64, _give_back: Option<SetLock>) -> impl Future<Output = ()> + Send {
                 std::future::ready(())
             }
             /// Pages that the kernel has from an earlier open are still right.
@@ -162,8 +163,8 @@ macro_rules! backend {
                 handle.origin()
             }
 
-            async fn abandon(&self, session: SessionId, sequence: u64, lock: Option<SetLock>) {
-                FileSystem::abandon(self, session, sequence, lock).await
+            async fn abandon(&self, session: SessionId, sequence: u64, give_back: Option<SetLock>) {
+                FileSystem::abandon(self, session, sequence, give_back).await
             }
 
             fn keep_cache(&self, handle: &Handle) -> bool {

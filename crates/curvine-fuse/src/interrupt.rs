@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use curvine_fuse_abi::kernel::InHeader;
 use curvine_fuse_abi::{Device, Opcode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::debug;
 
+use crate::handover::RequestOrigin;
 use crate::orphans::{Nodes, Orphans, changes};
 
 /// Early interrupts that are remembered. Most of them came late, for a request that had just been answered; their numbers
@@ -30,14 +32,24 @@ pub struct Waiting {
     /// The calling thread; 0 if it lives in a pid namespace that we do not see.
     pid: u32,
     nodes: Nodes,
+    /// What is recorded of it.
+    origin: Option<Arc<RequestOrigin>>,
     answered: AtomicBool,
     /// Wakes a request that may simply be given up.
     give_up: Notify,
 }
 
 impl Waiting {
-    pub fn new(device: Arc<Device>, unique: u64, opcode: Opcode, pid: u32, nodes: Nodes) -> Arc<Self> {
-        Arc::new(Self { device, unique, opcode, pid, nodes, answered: AtomicBool::new(false), give_up: Notify::new() })
+    /// A request of the kernel, by its header.
+    pub fn new(
+        device: Arc<Device>,
+        header: &InHeader,
+        opcode: Opcode,
+        nodes: Nodes,
+        origin: Option<Arc<RequestOrigin>>,
+    ) -> Arc<Self> {
+        let (unique, pid, answered) = (header.unique, header.pid, AtomicBool::new(false));
+        Arc::new(Self { device, unique, opcode, pid, nodes, origin, answered, give_up: Notify::new() })
     }
 
     /// True for the first caller, who must answer.
@@ -55,13 +67,17 @@ impl Waiting {
         }
     }
 
-    fn answer_interrupted(&self, orphans: &Orphans) {
+    fn answer_interrupted(&self, orphans: &Orphans, giving_back: &Arc<Orphans>) {
         let goes_on = changes(self.opcode) && !may_be_given_up(self.opcode);
         if goes_on {
             // Before the caller hears of it and tries again.
             orphans.add(self.unique, self.nodes);
         }
         if self.take_answer() {
+            if let Some(origin) = self.origin.as_ref().filter(|_| takes_lock(self.opcode)) {
+                giving_back.add(self.unique, self.nodes);
+                origin.give_up(EndsOrphan { orphans: giving_back.clone(), unique: self.unique });
+            }
             debug!(unique = self.unique, opcode = self.opcode.name(), "interrupted");
             if let Err(error) = self.device.reply_error(self.unique, libc::EINTR) {
                 tracing::warn!(%error, "cannot answer an interrupted request");
@@ -76,6 +92,23 @@ impl Waiting {
 /// Requests that only look, and waits for a lock: dropping them changes nothing.
 fn may_be_given_up(opcode: Opcode) -> bool {
     opcode == Opcode::Setlkw || only_looks(opcode)
+}
+
+/// Requests whose outcome must be taken back if nobody hears of it.
+fn takes_lock(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::Setlk | Opcode::Setlkw)
+}
+
+/// What a lock that is given back holds until it is.
+struct EndsOrphan {
+    orphans: Arc<Orphans>,
+    unique: u64,
+}
+
+impl Drop for EndsOrphan {
+    fn drop(&mut self) {
+        self.orphans.end(self.unique);
+    }
 }
 
 /// Requests that may be served twice.
@@ -104,6 +137,8 @@ pub struct Interrupts {
     grace: Duration,
     /// What goes on although it was interrupted.
     pub orphans: Arc<Orphans>,
+    /// Locks that were perhaps taken for callers who do not know of them: whoever locks or unlocks the same inode waits for their end.
+    pub giving_back: Arc<Orphans>,
     table: Mutex<Table>,
     seen: AtomicU64,
 }
@@ -116,7 +151,13 @@ struct Table {
 
 impl Interrupts {
     pub fn new(grace: Duration) -> Self {
-        Self { grace, orphans: Arc::default(), table: Mutex::default(), seen: AtomicU64::new(0) }
+        Self {
+            grace,
+            orphans: Arc::default(),
+            giving_back: Arc::default(),
+            table: Mutex::default(),
+            seen: AtomicU64::new(0),
+        }
     }
 
     /// Registers a request that waits. Must be within the tokio runtime.
@@ -164,10 +205,10 @@ impl Interrupts {
     fn act(&self, waiting: Arc<Waiting>) {
         let at_once = matches!(waiting.opcode, Opcode::Setlkw | Opcode::Flush) || is_killed(waiting.pid);
         if at_once {
-            waiting.answer_interrupted(&self.orphans);
+            waiting.answer_interrupted(&self.orphans, &self.giving_back);
             return;
         }
-        let (grace, orphans) = (self.grace, self.orphans.clone());
+        let (grace, orphans, giving_back) = (self.grace, self.orphans.clone(), self.giving_back.clone());
         tokio::spawn(async move {
             let end = tokio::time::Instant::now() + grace;
             while tokio::time::Instant::now() < end && !waiting.answered.load(Ordering::Acquire) {
@@ -176,7 +217,7 @@ impl Interrupts {
                     break;
                 }
             }
-            waiting.answer_interrupted(&orphans);
+            waiting.answer_interrupted(&orphans, &giving_back);
         });
     }
 }

@@ -1,8 +1,15 @@
+use curvine_client::Origin;
+
 use super::*;
+use crate::handover::{Limits, Table as HandoverTable};
 
 fn waiting(unique: u64, opcode: Opcode) -> Arc<Waiting> {
     // A device without a session refuses each reply, which is what an answered request looks like, too.
-    Waiting::new(Arc::new(Device::open().unwrap()), unique, opcode, std::process::id(), [1, 1])
+    Waiting::new(Arc::new(Device::open().unwrap()), &header(unique), opcode, [1, 1], None)
+}
+
+fn header(unique: u64) -> InHeader {
+    InHeader { unique, pid: std::process::id(), ..InHeader::default() }
 }
 
 fn is_answered(waiting: &Waiting) -> bool {
@@ -68,6 +75,29 @@ async fn a_request_that_answers_in_time_is_not_interrupted() {
     interrupts.interrupt(12);
     assert!(request.take_answer());
     assert!(tokio::time::timeout(Duration::from_secs(60), request.given_up()).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_was_given_up_is_recorded_as_such_before_its_caller_hears_and_until_it_was_given_back() {
+    if skip() {
+        return;
+    }
+    let table = Arc::new(HandoverTable::create(Limits { handles: 1, requests: 4, notes: 1 }).unwrap());
+    let interrupts = Interrupts::new(Duration::from_secs(1));
+    let origin = RequestOrigin::new(&table, 20, Opcode::Setlkw as u32, [5, 5]);
+    let request =
+        Waiting::new(Arc::new(Device::open().unwrap()), &header(20), Opcode::Setlkw, [5, 5], Some(origin.clone()));
+    interrupts.register(&request);
+    origin.sending(7, 100, 30, None);
+    assert!(!table.take_requests()[0].given_up);
+    interrupts.interrupt(20);
+    assert!(table.take_requests()[0].given_up && !interrupts.giving_back.is_clear([5, 5]));
+    let guard = origin.clone().giving_back();
+    interrupts.forget(&request);
+    origin.end();
+    assert_eq!((table.used().1, interrupts.giving_back.is_clear([5, 5])), (1, false));
+    drop(guard);
+    assert_eq!((table.used().1, interrupts.giving_back.is_clear([5, 5])), (0, true));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_client::on_behalf;
+use curvine_client::{Origin, on_behalf};
 use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID, UNIQUE_RESEND};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
 use curvine_proto::Attr;
@@ -34,7 +34,7 @@ use crate::io_mode::IoModes;
 use crate::lock_owners::LockOwners;
 use crate::memory::Memory;
 use crate::ops;
-use crate::orphans;
+use crate::orphans::{self, Nodes};
 use crate::pages::Pages;
 use crate::passthrough::Passthrough;
 
@@ -151,7 +151,7 @@ impl<B: Backend> Server<B> {
     }
 
     /// On whose behalf a request changes something; one that changes nothing may be served twice.
-    fn origin(&self, header: &InHeader, opcode: Opcode) -> Option<Arc<RequestOrigin>> {
+    fn origin(&self, header: &InHeader, opcode: Opcode, nodes: Nodes) -> Option<Arc<RequestOrigin>> {
         let unique = header.unique & !UNIQUE_RESEND;
         let earlier = match header.unique == unique {
             true => None,
@@ -160,7 +160,7 @@ impl<B: Backend> Server<B> {
         match earlier {
             Some(record) => Some(RequestOrigin::resumed(&self.table, record)),
             None if only_looks(opcode) => None,
-            None => Some(RequestOrigin::new(&self.table, unique, header.opcode)),
+            None => Some(RequestOrigin::new(&self.table, unique, header.opcode, nodes)),
         }
     }
 
@@ -177,14 +177,14 @@ impl<B: Backend> Server<B> {
             Err(error) => {
                 warn!(%error, "the kernel sent a request that cannot be understood");
                 if let Ok(header) = request::header(buffer) {
-                    self.send(device, &header, Err(Failure::Errno(libc::EIO)));
+                    self.send(device, &header, Err(Failure::Errno(libc::EIO)), None);
                 }
                 return;
             }
         };
         let Some(permit) = self.gate.admit(self.buffers.held(buffer.len())) else {
             warn!(opcode = header.opcode, "too many requests are being served; refusing one");
-            self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)));
+            self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)), None);
             return;
         };
         let request = self.buffers.detach(buffer);
@@ -192,7 +192,7 @@ impl<B: Backend> Server<B> {
         // An opcode that is not known does not wait; were it to, it would be left to end by itself.
         let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
         let in_order = orphans::changes(opcode) && !self.interrupts.orphans.is_clear(nodes);
-        let origin = self.origin(&header, opcode);
+        let origin = self.origin(&header, opcode, nodes);
         let behalf = origin.clone();
         let mut future = Box::pin(async move {
             if in_order {
@@ -207,44 +207,52 @@ impl<B: Backend> Server<B> {
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
             Ok(Poll::Ready(outcome)) => {
-                self.send(device, &header, outcome);
+                self.send(device, &header, outcome, origin.as_ref());
                 origin.iter().for_each(|origin| origin.end());
             }
             Ok(Poll::Pending) => {
-                let waiting = Waiting::new(device.clone(), header.unique, opcode, header.pid, nodes);
+                let waiting = Waiting::new(device.clone(), &header, opcode, nodes, origin.clone());
                 self.interrupts.register(&waiting);
                 let (server, device) = (self.clone(), device.clone());
                 spawn(InFlight { server, device, header, waiting, origin, _permit: permit }, future);
             }
             Err(_) => {
                 error!(opcode = header.opcode, "serving a request panicked");
-                self.send(device, &header, Err(Failure::Errno(libc::EIO)));
+                self.send(device, &header, Err(Failure::Errno(libc::EIO)), None);
             }
         }
     }
 
     /// Answers, and undoes what nobody takes.
-    fn send(self: &Arc<Self>, device: &Device, header: &InHeader, outcome: Outcome) {
+    fn send(
+        self: &Arc<Self>,
+        device: &Device,
+        header: &InHeader,
+        outcome: Outcome,
+        origin: Option<&Arc<RequestOrigin>>,
+    ) {
         if let Err(failure) = &outcome {
             log_failure(header, failure);
         }
         match send(device, header.unique, &outcome) {
             Ok(true) => {}
-            Ok(false) => self.undo(&outcome),
+            Ok(false) => self.undo(&outcome, origin),
             Err(error) => {
                 warn!(%error, opcode = header.opcode, "cannot answer a request");
-                self.undo(&outcome);
+                self.undo(&outcome, origin);
             }
         }
     }
 
     /// Takes back what its caller will never know of.
-    fn undo(self: &Arc<Self>, outcome: &Outcome) {
+    fn undo(self: &Arc<Self>, outcome: &Outcome, origin: Option<&Arc<RequestOrigin>>) {
         match outcome {
             Ok(Answer::Opened { fh, .. }) => self.close(*fh),
             Ok(Answer::Locked { inode, undo }) => {
                 let (server, inode, undo) = (self.clone(), *inode, *undo);
+                let remembered = origin.cloned().map(Origin::giving_back);
                 tokio::spawn(async move {
+                    let _remembered = remembered;
                     if let Err(error) = server.backend.setlk(inode, undo, false).await {
                         warn!(%error, inode, "cannot give back a lock whose caller was interrupted");
                     }
@@ -269,10 +277,10 @@ struct InFlight<B: Backend> {
 impl<B: Backend> InFlight<B> {
     fn answer(&self, outcome: Outcome) {
         if self.waiting.take_answer() {
-            self.server.send(&self.device, &self.header, outcome);
+            self.server.send(&self.device, &self.header, outcome, self.origin.as_ref());
         } else {
             debug!(opcode = self.header.opcode, "finished after its caller was interrupted");
-            self.server.undo(&outcome);
+            self.server.undo(&outcome, self.origin.as_ref());
         }
     }
 }
@@ -282,7 +290,7 @@ impl<B: Backend> Drop for InFlight<B> {
         self.server.interrupts.forget(&self.waiting);
         if self.waiting.take_answer() {
             let lost = Error::new(ErrorKind::Internal, "a request ended without an answer");
-            self.server.send(&self.device, &self.header, Err(lost.into()));
+            self.server.send(&self.device, &self.header, Err(lost.into()), None);
         }
         self.origin.iter().for_each(|origin| origin.end());
     }

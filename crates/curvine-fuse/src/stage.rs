@@ -211,9 +211,7 @@ impl Stage {
                 .await
                 .map_err(|error| Error::new(ErrorKind::Internal, "taking over requests panicked").caused_by(error))??;
             info!(open, unanswered, forgotten = left.len(), "took over from a predecessor");
-            for record in left {
-                abandon(&server, &record).await;
-            }
+            left.into_iter().for_each(|record| abandon(&server, record));
         }
         let (readers, ended) = start_readers(&server, &device, devices, options.threads.max(1))?;
         info!(path = %mount_point.path().display(), threads = readers.len(), epoch = negotiated.has_inc_epoch(), "serving");
@@ -243,12 +241,21 @@ fn take_over<B: Backend>(server: &Server<B>, inheritance: Inheritance<B::Handle>
     inherited.extend(inheritance.requests.into_iter().map(|record| (record.unique, record)));
 }
 
-/// The caller of a request got its answer, or went away: its numbers are free, and a lock that it waited for is given back.
-async fn abandon<B: Backend>(server: &Server<B>, record: &RequestRecord) {
-    for sent in &record.sent {
-        server.backend.abandon(record.session, sent.sequence, record.lock).await;
-    }
-    server.table.end_request(record.place);
+/// The caller of a request got its answer, or is gone. The kernel does not tell which, and what was asked for may still be made: until
+/// that is certain, later changes wait. A lock is given back only if its caller was told that he does not have it; one who got it
+/// has it, and one who is gone has closed or will close the file.
+fn abandon<B: Backend>(server: &Arc<Server<B>>, record: RequestRecord) {
+    let orphans = if record.lock.is_some() { &server.interrupts.giving_back } else { &server.interrupts.orphans };
+    orphans.add(record.unique, record.nodes);
+    let (server, orphans) = (server.clone(), orphans.clone());
+    tokio::spawn(async move {
+        for sent in &record.sent {
+            let give_back = record.lock.filter(|_| record.given_up);
+            server.backend.abandon(record.session, sent.sequence, give_back).await;
+        }
+        server.table.end_request(record.place);
+        orphans.end(record.unique);
+    });
 }
 
 type Readers = (Vec<JoinHandle<()>>, watch::Receiver<bool>);

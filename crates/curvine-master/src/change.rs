@@ -54,6 +54,9 @@ impl Leader {
             return Err(Error::new(ErrorKind::InvalidArgument, "a client's commands are numbered from 1"));
         }
         self.sessions.check(session)?;
+        if matches!(body, CommandBody::SetLock(_)) && !wait {
+            self.lock_waits.break_off(session, sequence);
+        }
         let _once = self.command_locks.lock((session, sequence), deadline).await?;
         let earlier = self.replica.state().read().0.result(session, sequence);
         match earlier {

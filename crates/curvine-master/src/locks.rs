@@ -3,6 +3,7 @@
 //! Always: an owner that waits is in `waiting` with those who block it, so that a cycle is found before it closes (EDEADLK).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{GetLockReply, GetLockRequest, LockKind, LockType, MutateReply, SetLock};
@@ -17,11 +18,32 @@ use crate::leader::Leader;
 /// Who holds or wants a lock: the session and its kernel's owner number.
 type Owner = (SessionId, u64);
 
+/// A numbered command: its session and number.
+type Numbers = (SessionId, u64);
+
 /// Owners that wait, and the signal that a lock was dropped.
 #[derive(Default)]
 pub struct LockWaits {
     waiting: Mutex<HashMap<Owner, (InodeId, Owner)>>,
     dropped: Notify,
+    /// The commands that wait, and what breaks their waits off.
+    commands: Mutex<HashMap<Numbers, Arc<Notify>>>,
+}
+
+/// A command that may wait, until it is dropped.
+pub struct WaitingCommand<'a> {
+    waits: &'a LockWaits,
+    number: Numbers,
+    broken_off: Arc<Notify>,
+}
+
+impl Drop for WaitingCommand<'_> {
+    fn drop(&mut self) {
+        let mut commands = self.waits.commands.lock();
+        if commands.get(&self.number).is_some_and(|known| Arc::ptr_eq(known, &self.broken_off)) {
+            commands.remove(&self.number);
+        }
+    }
 }
 
 struct Waiting<'a> {
@@ -39,6 +61,20 @@ impl LockWaits {
     /// A lock may have become free: unlock, or the end of a session.
     pub fn something_dropped(&self) {
         self.dropped.notify_waiters();
+    }
+
+    /// A command is about to wait under this number.
+    pub fn command(&self, session: SessionId, sequence: u64) -> WaitingCommand<'_> {
+        let (number, broken_off) = ((session, sequence), Arc::new(Notify::new()));
+        self.commands.lock().insert(number, broken_off.clone());
+        WaitingCommand { waits: self, number, broken_off }
+    }
+
+    /// Somebody wants to know now how the command of this number ended: it waits no longer.
+    pub fn break_off(&self, session: SessionId, sequence: u64) {
+        if let Some(broken_off) = self.commands.lock().get(&(session, sequence)) {
+            broken_off.notify_one();
+        }
     }
 
     /// How many owners wait.
@@ -80,7 +116,8 @@ impl Leader {
         self.sessions.wait_until_open_for_changes(deadline).await?;
         let unlocks = lock.r#type() == LockType::Unlock;
         if wait && !unlocks {
-            self.wait_for_lock(owner, &lock, deadline).await?;
+            let command = self.lock_waits.command(session, numbered.sequence);
+            self.wait_for_lock(owner, &lock, &command.broken_off, deadline).await?;
         }
         let command = curvine_proto::Command {
             session,
@@ -96,7 +133,7 @@ impl Leader {
         Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
     }
 
-    async fn wait_for_lock(&self, owner: Owner, lock: &SetLock, deadline: Instant) -> Result<()> {
+    async fn wait_for_lock(&self, owner: Owner, lock: &SetLock, broken_off: &Notify, deadline: Instant) -> Result<()> {
         loop {
             let dropped = self.lock_waits.dropped.notified();
             let conflict = self.replica.state().read().0.conflicting_lock(owner.0, lock)?;
@@ -105,7 +142,12 @@ impl Leader {
                 LockKind::Posix => Some(self.lock_waits.wait_for(owner, lock.inode, (holder.session, holder.owner))?),
                 _ => None,
             };
-            if tokio::time::timeout_at(deadline, dropped).await.is_err() {
+            let free = tokio::select! {
+                () = dropped => true,
+                () = broken_off.notified() => false,
+                () = tokio::time::sleep_until(deadline) => false,
+            };
+            if !free {
                 return Err(Error::new(ErrorKind::WouldBlock, "the lock is held by another").with("inode", lock.inode));
             }
             self.sessions.check(owner.0)?;

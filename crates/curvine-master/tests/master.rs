@@ -17,16 +17,12 @@ use tokio::time::Instant;
 const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(700);
 
+fn posix() -> SetLock {
+    SetLock { kind: LockKind::Posix as i32, r#type: LockType::Write as i32, pid: 1, ..SetLock::default() }
+}
+
 fn lock(inode: u64, owner: u64, end: u64) -> CommandBody {
-    CommandBody::SetLock(SetLock {
-        inode,
-        kind: LockKind::Posix as i32,
-        r#type: LockType::Write as i32,
-        start: end,
-        end,
-        owner,
-        pid: 1,
-    })
+    CommandBody::SetLock(SetLock { inode, start: end, end, owner, ..posix() })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,16 +181,37 @@ async fn locks_wait_are_granted_and_deadlocks_are_found() {
     }
     let deadlock = a.mutate_as(a.number(), lock(inode, 1, 20), true).await.unwrap_err();
     assert_eq!(deadlock.kind(), ErrorKind::Deadlock);
-    let unlock = SetLock {
-        inode,
-        kind: LockKind::Posix as i32,
-        r#type: LockType::Unlock as i32,
-        start: 0,
-        end: u64::MAX,
-        owner: 1,
-        pid: 1,
-    };
+    let unlock = SetLock { inode, r#type: LockType::Unlock as i32, end: u64::MAX, owner: 1, ..posix() };
     a.mutate(CommandBody::SetLock(unlock)).await.unwrap();
     let granted = waiting.await.unwrap().unwrap().outcome.unwrap();
     assert!(granted.error.is_none(), "{granted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_for_a_lock_ends_when_its_outcome_is_asked_for() {
+    let dir = tempdir().unwrap();
+    let master = master(dir.path(), LONG).await;
+    let a = Arc::new(Client::connect(&master, "a").await);
+    let b = Arc::new(Client::connect(&master, "b").await);
+    let inode = a.create("x", false).await.unwrap().inode;
+    a.mutate(lock(inode, 1, 10)).await.unwrap();
+    let number = b.number();
+    let waiting = tokio::spawn({
+        let b = b.clone();
+        async move { b.mutate_as(number, lock(inode, 1, 10), true).await }
+    });
+    loop {
+        let report: ReportReply = a.call(Method::Report, &ReportRequest {}).await.unwrap();
+        if report.gauges["lock_waits"] == 1 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let asked = b.mutate_as(number, lock(inode, 1, 10), false).await.unwrap().outcome.unwrap();
+    assert_eq!(asked.error.map(|error| error.kind), Some(ErrorKind::WouldBlock.code()));
+    assert!(waiting.await.unwrap().is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+    let unlock = SetLock { inode, r#type: LockType::Unlock as i32, end: u64::MAX, owner: 1, ..posix() };
+    a.mutate(CommandBody::SetLock(unlock)).await.unwrap();
+    let again = b.mutate_as(number, lock(inode, 1, 10), true).await.unwrap().outcome.unwrap();
+    assert!(again.error.is_some(), "what was found out stays");
 }

@@ -5,4 +5,5 @@ mod master;
 mod names;
 mod play;
 mod sessions;
+mod succession;
 mod worker;

@@ -51,7 +51,7 @@ mod tests {
         let journal = TableJournal(table.clone());
         journal.session(7, ClusterId::default(), 3);
         journal.numbered(12);
-        let (of_before, now) = (RequestOrigin::new(&table, 2, 9), RequestOrigin::new(&table, 4, 9));
+        let (of_before, now) = (RequestOrigin::new(&table, 2, 9, [1, 1]), RequestOrigin::new(&table, 4, 9, [1, 1]));
         of_before.sending(6, 3, 14, None);
         now.sending(7, 11, 14, None);
         let left = predecessor(&table, vec![], &table.take_requests()).unwrap();

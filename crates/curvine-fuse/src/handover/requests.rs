@@ -6,6 +6,7 @@ use curvine_proto::SetLock;
 use curvine_types::SessionId;
 
 use super::table::{Field, Table};
+use crate::orphans::Nodes;
 
 pub(super) const REQUEST_WORDS: usize = 16;
 /// Commands of one request that are remembered; the last ones, should it make more.
@@ -19,6 +20,10 @@ const SESSION: usize = 2;
 const NUMBER: usize = 3;
 /// A lock: inode, start, end, owner, and kind, type and pid in one word; inode 0: none.
 const LOCK: usize = NUMBER + NUMBERS;
+/// The nodes of the kernel that the request changes.
+const NODES: usize = LOCK + 5;
+/// Bit of `OPCODE`: the caller was told that it failed, whatever becomes of it.
+const GIVEN_UP: u64 = 1 << 32;
 const SEQUENCE_BITS: u32 = 48;
 
 /// A command that was perhaps sent.
@@ -38,15 +43,19 @@ pub struct RequestRecord {
     pub session: SessionId,
     pub sent: Vec<Sent>,
     pub lock: Option<SetLock>,
+    pub nodes: Nodes,
+    /// The caller was told, or is being told, that it failed; a lock that it asks for must be given back.
+    pub given_up: bool,
 }
 
 impl Table {
     /// Makes a record of a request that is about to send its first command; `None` if there is no room.
-    pub fn begin_request(&self, unique: u64, opcode: u32) -> Option<u32> {
+    pub fn begin_request(&self, unique: u64, opcode: u32, nodes: Nodes) -> Option<u32> {
         let place = self.take_place(&self.free_requests, Field::RequestHigh, self.limits.requests)?;
         let words = self.request_words(place);
         words[1..].iter().for_each(|word| word.store(0, Ordering::Relaxed));
         words[OPCODE].store(opcode.into(), Ordering::Relaxed);
+        nodes.into_iter().enumerate().for_each(|(at, node)| words[NODES + at].store(node, Ordering::Relaxed));
         words[UNIQUE].store(unique, Ordering::Release);
         self.add(Field::RequestsUsed, 1);
         Some(place)
@@ -72,6 +81,16 @@ impl Table {
         }
         let free = numbers.iter().find(|word| word.load(Ordering::Relaxed) == 0);
         free.unwrap_or(&numbers[NUMBERS - 1]).store(value, Ordering::Release);
+    }
+
+    /// Whether the caller is told that the request failed, whatever becomes of it. Before it is told.
+    pub fn set_given_up(&self, place: u32, given_up: bool) {
+        let opcode = &self.request_words(place)[OPCODE];
+        if given_up {
+            opcode.fetch_or(GIVEN_UP, Ordering::AcqRel);
+        } else {
+            opcode.fetch_and(!GIVEN_UP, Ordering::AcqRel);
+        }
     }
 
     /// A number is not needed any more.
@@ -132,6 +151,8 @@ fn record(place: u32, unique: u64, words: &[AtomicU64]) -> RequestRecord {
         session: get(SESSION),
         sent: sent.collect(),
         lock: (lock.inode != 0).then_some(lock),
+        nodes: [get(NODES), get(NODES + 1)],
+        given_up: get(OPCODE) & GIVEN_UP != 0,
     }
 }
 
@@ -151,33 +172,41 @@ mod tests {
     #[test]
     fn the_numbers_of_a_request_are_found_again_until_it_was_answered() {
         let table = table();
-        let place = table.begin_request(10, 12).unwrap();
+        let place = table.begin_request(10, 12, [5, 6]).unwrap();
         for (kind, sequence) in [(14, 100), (14, 100), (20, 101)] {
             table.add_number(place, 7, Sent { kind, sequence }, None);
         }
         let lock = SetLock { inode: 3, kind: 1, r#type: 2, start: 5, end: u64::MAX, owner: 9, pid: 77 };
-        let other = table.begin_request(12, 33).unwrap();
+        let other = table.begin_request(12, 33, [3, 3]).unwrap();
         table.add_number(other, 7, Sent { kind: 30, sequence: 102 }, Some(&lock));
-        assert_eq!((table.begin_request(14, 1), table.used().1), (None, 2));
+        assert_eq!((table.begin_request(14, 1, [1, 1]), table.used().1), (None, 2));
 
         let next = successor(&table);
         let mut found = next.take_requests();
         found.sort_by_key(|record| record.unique);
         let sent = vec![Sent { kind: 14, sequence: 100 }, Sent { kind: 20, sequence: 101 }];
-        assert_eq!(found[0], RequestRecord { place, unique: 10, opcode: 12, session: 7, sent, lock: None });
+        let nodes = [5, 6];
+        let expected =
+            RequestRecord { place, unique: 10, opcode: 12, session: 7, sent, lock: None, nodes, given_up: false };
+        assert_eq!(found[0], expected);
         assert_eq!((found[1].lock, found[1].sent.len()), (Some(lock), 1));
+        next.set_given_up(other, true);
+        let given_up = |table: &Table| table.take_requests().iter().filter(|record| record.given_up).count();
+        assert_eq!(given_up(&successor(&next)), 1);
+        next.set_given_up(other, false);
+        assert_eq!(given_up(&successor(&next)), 0);
         next.drop_number(other, 7, 102);
         assert_eq!(successor(&next).take_requests().iter().map(|record| record.sent.len()).sum::<usize>(), 2);
         next.end_request(place);
         next.end_request(other);
         assert_eq!((next.used().1, successor(&next).take_requests()), (0, vec![]));
-        assert!(next.begin_request(14, 1).is_some());
+        assert!(next.begin_request(14, 1, [1, 1]).is_some());
     }
 
     #[test]
     fn numbers_of_an_earlier_session_are_forgotten_and_the_last_ones_kept() {
         let table = table();
-        let place = table.begin_request(10, 12).unwrap();
+        let place = table.begin_request(10, 12, [5, 6]).unwrap();
         table.add_number(place, 7, Sent { kind: 14, sequence: 100 }, None);
         for sequence in 1..=6 {
             table.add_number(place, 8, Sent { kind: 14, sequence }, None);

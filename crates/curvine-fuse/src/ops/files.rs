@@ -176,6 +176,7 @@ impl<B: Backend> Call<'_, B> {
         let (inode, handle) = self.file(fh)?;
         let flushed = self.server.backend.flush(&handle).await;
         if self.server.locks.close(inode, owner) {
+            self.server.interrupts.giving_back.clear([self.header.nodeid; 2]).await;
             self.server.backend.release_owner(inode, owner).await?;
             self.server.locks.gone(inode, None, Some(owner));
         }
@@ -196,6 +197,9 @@ impl<B: Backend> Call<'_, B> {
         };
         let flock = args.release_flags & RELEASE_FLOCK_UNLOCK != 0;
         let (owners, _releasing) = self.server.locks.release(*inode, args.fh, flock);
+        if flock || !owners.is_empty() {
+            self.server.interrupts.giving_back.clear([self.header.nodeid; 2]).await;
+        }
         let mut unlocked = if flock {
             self.server.backend.setlk(*inode, convert::flock_unlock(args.lock_owner), false).await
         } else {

@@ -23,6 +23,8 @@ impl<B: Backend> Call<'_, B> {
             // Before the request: whatever becomes of it, the close will drop it.
             self.server.locks.note(self.inode, args.fh, lock.owner);
         }
+        // What nobody knows of is given back first: its owner may be the same.
+        self.server.interrupts.giving_back.clear([self.header.nodeid; 2]).await;
         let mut set = self.server.backend.setlk(self.inode, lock, wait && takes).await;
         if set.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
             && self.server.locks.released(self.inode).await
