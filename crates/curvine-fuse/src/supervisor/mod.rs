@@ -4,41 +4,44 @@
 //! Always: it holds every descriptor of the session and none on the mount itself; the kernel is asked to send unanswered requests
 //! again once for each process that died, after it died; what an application has open lives as long as the supervisor.
 
+mod becoming;
 mod carry;
 mod child;
+mod children;
 mod message;
 mod restarts;
 mod serve;
+mod session;
+mod signals;
 mod upgrade;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use curvine_config::ClusterConf;
 use curvine_fuse_abi::mount::FILESYSTEM_TYPE;
-use curvine_fuse_abi::{Connection, Device, Link, MountPoint, Session, mountinfo};
+use curvine_fuse_abi::{Link, mountinfo};
 use curvine_types::{Error, ErrorKind, Result};
 use rustix::fs::MemfdFlags;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use self::carry::Carried;
 use self::child::{Child, FromChild};
-use self::message::{Place, ToChild, ToSupervisor, send};
+use self::message::ToChild;
 use self::restarts::Restarts;
+use self::session::Mounted;
+use self::signals::{Signals, Told};
 use self::upgrade::Request;
 use crate::FuseOptions;
 use crate::handover::Table;
-use crate::mount::{init_options, mount_options};
-use crate::stage::{readers_of, table_limits};
+use crate::stage::table_limits;
 
 pub use self::serve::{Wiring, serve};
 pub use self::upgrade::upgrade;
@@ -47,14 +50,6 @@ pub use self::upgrade::upgrade;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the serving process is looked at, besides when the kernel says that one ended.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often the serving process of a new version may fail before the old one takes over again.
-const UPGRADE_ATTEMPTS: u32 = 3;
-/// How long the serving process of a new version must have served before the old one is given up.
-const PROVEN: Duration = Duration::from_millis(300);
-/// How long a serving process may take to make room.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Descriptors in one message.
-const KEPT_AT_ONCE: usize = 128;
 /// Beyond the drain timeout, what a serving process may take to end.
 const STOP_MARGIN: Duration = Duration::from_secs(25);
 
@@ -136,14 +131,6 @@ struct Supervisor {
     heard: mpsc::UnboundedReceiver<FromChild>,
 }
 
-/// The session with the kernel.
-struct Mounted {
-    devices: Vec<Device>,
-    mount_point: MountPoint,
-    connection: Connection,
-    has_resend: bool,
-}
-
 /// What ends a supervisor.
 enum End {
     /// The serving process has unmounted.
@@ -218,330 +205,6 @@ impl Supervisor {
         }
     }
 
-    /// Starts the process that connects first; then it is mounted.
-    fn start_child(&mut self) -> Result<()> {
-        self.children += 1;
-        let child = Child::start(self.children, &self.arguments.child, &self.events)?;
-        let mounted = self.session.as_ref().map(|session| Place::from(&session.mount_point));
-        let mut descriptors = vec![self.conf_file.as_fd(), self.table.descriptor()];
-        descriptors.extend(self.session.iter().flat_map(|session| session.descriptors()));
-        let begin = ToChild::Begin { replace: self.replace, mounted, kept: self.kept.len() };
-        let told = send(&child.link, &begin, &descriptors).and_then(|()| self.send_kept(&child));
-        if let Err(error) = told {
-            // It has died already, which is noticed like any other death.
-            warn!(%error, "cannot tell the new serving process what to do");
-        }
-        self.child = Some(child);
-        Ok(())
-    }
-
-    fn send_kept(&self, child: &Child) -> Result<()> {
-        let kept: Vec<(i32, BorrowedFd<'_>)> = self.kept.iter().map(|(id, file)| (*id, file.as_fd())).collect();
-        kept.chunks(KEPT_AT_ONCE).try_for_each(|part| {
-            let (ids, files): (Vec<i32>, Vec<BorrowedFd<'_>>) = part.iter().copied().unzip();
-            send(&child.link, &ToChild::Kept { ids }, &files)
-        })
-    }
-
-    fn start_successor(&mut self) -> Option<End> {
-        if let Err(error) = self.start_child() {
-            error!(%error, "cannot replace the serving process; trying again");
-            self.schedule(None);
-        }
-        None
-    }
-
-    async fn hear(&mut self, number: u64, message: Option<(ToSupervisor, Vec<OwnedFd>)>) -> Option<End> {
-        let child = self.child.as_mut().filter(|child| child.number == number)?;
-        let (message, descriptors) = match message {
-            Some((message, descriptors)) => (Some(message), descriptors),
-            None => {
-                child.silent = true;
-                (None, Vec::new())
-            }
-        };
-        match message {
-            Some(ToSupervisor::Keep { id }) => {
-                self.kept.extend(descriptors.into_iter().next().map(|file| (id, file)));
-                None
-            }
-            Some(ToSupervisor::Forget { id }) => {
-                self.kept.remove(&id);
-                None
-            }
-            Some(ToSupervisor::Connected) => match self.mount().await {
-                Ok(()) => None,
-                Err(error) => {
-                    self.tell(&ToChild::Stop);
-                    Some(End::Failed(error))
-                }
-            },
-            Some(ToSupervisor::Serving) => {
-                let child = self.child.as_mut()?;
-                child.serving_since = Some(std::time::Instant::now());
-                let took = child.started.elapsed();
-                info!(path = %self.path.display(), process = %child.pid.as_raw_nonzero(), ?took, "mounted");
-                None
-            }
-            Some(ToSupervisor::Failed { kind, text }) => {
-                self.failure = Some(Error::new(ErrorKind::from_code(kind), text));
-                None
-            }
-            Some(ToSupervisor::Damaged { text }) => self.begin_anew(&text),
-            Some(ToSupervisor::Stopped) => Some(End::Stopped),
-            None => self.look(),
-        }
-    }
-
-    /// Notices that the serving process has died, and has it replaced.
-    fn look(&mut self) -> Option<End> {
-        self.confirm_upgrade();
-        child::reap_orphans(self.child.as_ref().map(|child| child.pid));
-        let how = self.child.as_mut()?.ended()?;
-        // What it said last counts: which files the kernel has.
-        let child = self.child.take_if(|child| child.silent)?;
-        let failure = self.failure.take();
-        let Some(session) = &self.session else {
-            return Some(End::Failed(failure.unwrap_or_else(|| {
-                Error::new(ErrorKind::Internal, "the serving process died before anything was mounted").with("end", how)
-            })));
-        };
-        let (handles, requests) = self.table.used();
-        warn!(process = %child.pid.as_raw_nonzero(), %how, handles, requests, "the serving process has died");
-        if !session.has_resend {
-            return self.begin_anew("this kernel cannot send requests again that a dead process had read");
-        }
-        // It is gone: whatever it had read is nobody's. Until a successor reads them, requests can be killed, too.
-        if let Err(error) = session.devices[0].resend() {
-            warn!(%error, "the kernel does not send unanswered requests again");
-        }
-        if let Some(failure) = &failure {
-            warn!(error = %failure, "why it ended");
-        }
-        self.schedule(child.serving_since);
-        if self.restarts.failures() >= UPGRADE_ATTEMPTS {
-            self.go_back(&failure.map_or(how, |failure| failure.to_string()));
-        }
-        None
-    }
-
-    /// A new version that has served for a moment is the version from now on.
-    fn confirm_upgrade(&mut self) {
-        let since = self.child.as_ref().and_then(|child| child.serving_since);
-        if since.is_some_and(|since| since.elapsed() >= PROVEN)
-            && let Some((link, _)) = self.requester.take()
-        {
-            let text = format!("version {} serves {} now", env!("CARGO_PKG_VERSION"), self.path.display());
-            Request::answer(&link, &Ok(text));
-        }
-    }
-
-    fn schedule(&mut self, served: Option<std::time::Instant>) {
-        let verdict = self.restarts.died(served);
-        if let Some(failures) = verdict.hopeless_after {
-            let pause = verdict.pause;
-            error!(
-                failures,
-                ?pause,
-                "serving processes die as soon as they start; applications wait. See the log above for why"
-            );
-        }
-        self.restart_at = Some(Instant::now() + verdict.pause);
-    }
-
-    /// What is open cannot be taken over: those who have it open get errors, and the path is served anew.
-    fn begin_anew(&mut self, why: &str) -> Option<End> {
-        error!(why, "open files cannot be taken over; mounting anew");
-        if let Some(child) = self.child.take() {
-            child.kill();
-        }
-        self.clean_up();
-        self.kept.clear();
-        let anew = Table::create(table_limits(&self.options)).and_then(|table| {
-            self.table = Arc::new(table);
-            self.replace = true;
-            self.start_child()
-        });
-        anew.err().map(End::Failed)
-    }
-
-    async fn mount(&mut self) -> Result<()> {
-        let (path, mount, init) = (self.path.clone(), mount_options(&self.options), init_options(&self.options));
-        // Looking at a mount point that somebody hangs on takes time.
-        let mounting = tokio::task::spawn_blocking(move || Session::mount(&path, &mount, &init));
-        let session =
-            mounting.await.map_err(|error| Error::new(ErrorKind::Internal, "mounting panicked").caused_by(error))??;
-        let Session { device, negotiated, mount_point, connection } = session;
-        self.table.set_negotiated(&negotiated);
-        let place = Place::from(&mount_point);
-        let devices = match readers_of(device, &connection, &self.options) {
-            Ok(devices) => devices,
-            Err(error) => {
-                let _ = mount_point.force();
-                return Err(error);
-            }
-        };
-        let has_resend = negotiated.has_resend();
-        self.session = Some(Mounted { devices, mount_point, connection, has_resend });
-        self.open_desk();
-        let Some(session) = &self.session else { return Ok(()) };
-        let Some(child) = &self.child else { return Ok(()) };
-        if let Err(error) = send(&child.link, &ToChild::Serve(place), &session.descriptors()) {
-            // It died; its successor takes the mount over.
-            warn!(%error, "the serving process does not hear that it is mounted");
-        }
-        Ok(())
-    }
-
-    /// Without it the mount works, but cannot be upgraded.
-    fn open_desk(&self) {
-        let Some(session) = &self.session else { return };
-        let minor = session.mount_point.device_minor();
-        if let Err(error) = upgrade::open_desk(minor, &self.conf_file, self.desk.clone()) {
-            warn!(%error, "this mount cannot be upgraded while it runs");
-        }
-    }
-
-    /// What another version of this program was until now.
-    fn inherit(&mut self, carried: Carried) {
-        let Carried { place, children, conf, table, devices, kept, requester, failed } = carried;
-        self.kept = kept.into_iter().collect();
-        let mount_point = MountPoint::from(place);
-        (self.path, self.children, self.conf_file) = (mount_point.path().to_path_buf(), children, conf);
-        let connection = Connection::of(&mount_point);
-        let table = Table::open(table);
-        let has_resend =
-            table.as_ref().is_ok_and(|table| table.negotiated().is_some_and(|negotiated| negotiated.has_resend()));
-        self.session = Some(Mounted { devices, mount_point, connection, has_resend });
-        match table {
-            Ok(table) => self.table = Arc::new(table),
-            Err(error) => {
-                error!(%error, "open files cannot be taken over; mounting anew");
-                self.clean_up();
-                self.replace = true;
-            }
-        }
-        self.open_desk();
-        match (requester, failed) {
-            (Some((link, _)), Some(failed)) => {
-                let message = "the serving process of the new version fails; the old version goes on";
-                Request::answer(&link, &Err(Error::new(ErrorKind::Unavailable, message).with("why", failed)));
-            }
-            (requester, _) => self.requester = requester,
-        }
-        info!(path = %self.path.display(), version = env!("CARGO_PKG_VERSION"), "supervising");
-    }
-
-    /// Becomes another version, unless that cannot be.
-    async fn upgrade(&mut self, request: Request) -> Option<End> {
-        let Request { link, executable, version } = request;
-        if self.session.is_none() {
-            Request::answer(&link, &Err(Error::new(ErrorKind::Busy, "not mounted yet; try again")));
-            return None;
-        }
-        let own = match File::open("/proc/self/exe") {
-            Ok(own) => OwnedFd::from(own),
-            Err(source) => {
-                let error = Error::from_io(source, "cannot open the executable to go back to");
-                Request::answer(&link, &Err(error));
-                return None;
-            }
-        };
-        info!(from = env!("CARGO_PKG_VERSION"), to = version, "upgrading");
-        self.make_room().await;
-        self.requester = Some((link, Some(own)));
-        let error = self.become_other(&executable, None);
-        // Still here: the old version goes on.
-        error!(%error, "cannot upgrade");
-        if let Some((link, _)) = self.requester.take() {
-            Request::answer(&link, &Err(error));
-        }
-        self.start_successor()
-    }
-
-    /// From a process that makes room.
-    fn hear_last(&mut self, number: u64, message: Option<(ToSupervisor, Vec<OwnedFd>)>) {
-        match message {
-            Some((ToSupervisor::Keep { id }, descriptors)) => {
-                self.kept.extend(descriptors.into_iter().next().map(|file| (id, file)));
-            }
-            Some((ToSupervisor::Forget { id }, _)) => {
-                self.kept.remove(&id);
-            }
-            Some(_) => {}
-            None => self.child.iter_mut().filter(|child| child.number == number).for_each(|child| child.silent = true),
-        }
-    }
-
-    /// Has the serving process end, and the kernel keep what it leaves.
-    async fn make_room(&mut self) {
-        self.tell(&ToChild::HandOver);
-        let end = Instant::now() + HAND_OVER_TIMEOUT;
-        while let Some(child) = self.child.as_mut()
-            && (child.ended().is_none() || !child.silent)
-        {
-            if Instant::now() >= end {
-                child.kill();
-            }
-            // It may still say which files the kernel has.
-            let heard = tokio::time::timeout(Duration::from_millis(10), self.heard.recv()).await;
-            if let Ok(Some((number, message))) = heard {
-                self.hear_last(number, message);
-            }
-        }
-        (self.child, self.restart_at) = (None, None);
-        if let Some(session) = self.session.as_ref().filter(|session| session.has_resend)
-            && let Err(error) = session.devices[0].resend()
-        {
-            warn!(%error, "the kernel does not send unanswered requests again");
-        }
-    }
-
-    /// The version that was upgraded to cannot serve: the one before takes over again.
-    fn go_back(&mut self, why: &str) {
-        let Some((_, fallback)) = &mut self.requester else { return };
-        let Some(executable) = fallback.take() else { return };
-        error!(why, "the new version cannot serve; going back to the old one");
-        let error = self.become_other(&executable, Some(why.to_string()));
-        error!(%error, "cannot go back; trying on");
-    }
-
-    fn become_other(&mut self, executable: &OwnedFd, failed: Option<String>) -> Error {
-        let duplicated = |fd: BorrowedFd<'_>| {
-            fd.try_clone_to_owned().map_err(|source| Error::from_io(source, "cannot duplicate a descriptor"))
-        };
-        let Some(session) = &mut self.session else { return Error::new(ErrorKind::Internal, "nothing is mounted") };
-        let descriptors =
-            duplicated(self.conf_file.as_fd()).and_then(|conf| Ok((conf, duplicated(self.table.descriptor())?)));
-        let (conf, table) = match descriptors {
-            Ok(descriptors) => descriptors,
-            Err(error) => return error,
-        };
-        let carried = Carried {
-            place: Place::from(&session.mount_point),
-            children: self.children,
-            conf,
-            table,
-            devices: std::mem::take(&mut session.devices),
-            kept: self.kept.drain().collect(),
-            requester: self.requester.take(),
-            failed,
-        };
-        let error = carry::become_other(executable, &self.arguments.resume, &carried);
-        session.devices = carried.devices;
-        self.kept = carried.kept.into_iter().collect();
-        self.requester = carried.requester;
-        error
-    }
-
-    fn tell(&self, message: &ToChild) {
-        if let Some(child) = &self.child
-            && let Err(error) = send(&child.link, message, &[])
-        {
-            warn!(%error, "cannot tell the serving process");
-        }
-    }
-
     async fn stop(&mut self, signals: &mut Signals) -> Result<()> {
         info!("stopping");
         self.tell(&ToChild::Stop);
@@ -574,15 +237,6 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Nothing of the session is left.
-    fn clean_up(&mut self) {
-        let Some(session) = self.session.take() else { return };
-        if let Err(error) = session.mount_point.detach() {
-            warn!(%error, "cannot unmount");
-        }
-        // Whoever still waits for an answer gets an error; without the right to do so it ends with the descriptors.
-        session.connection.abort();
-    }
 }
 
 impl Drop for Supervisor {
@@ -593,12 +247,6 @@ impl Drop for Supervisor {
     }
 }
 
-impl Mounted {
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.devices.iter().map(AsFd::as_fd).collect()
-    }
-}
-
 /// The config as text in a file without a name.
 fn pass_on(conf: &ClusterConf) -> Result<OwnedFd> {
     let failed = |source| Error::from_io(source, "cannot pass the config on");
@@ -606,36 +254,4 @@ fn pass_on(conf: &ClusterConf) -> Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(conf.to_toml().as_bytes()).map_err(failed)?;
     Ok(file.into())
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Stop,
-    ChildEnded,
-}
-
-/// What the kernel tells a supervisor.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    child: Signal,
-}
-
-impl Signals {
-    fn catch() -> Result<Self> {
-        let catch = |kind| signal(kind).map_err(|source| Error::from_io(source, "cannot catch signals"));
-        Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-            child: catch(SignalKind::child())?,
-        })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.child.recv() => Told::ChildEnded,
-        }
-    }
 }

@@ -1,0 +1,167 @@
+//! Serving processes: starting them, hearing them, and noticing that one has died.
+//!
+//! Always: a successor is started only after its predecessor is gone; what that said last has been heard by then.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use curvine_types::{Error, ErrorKind, Result};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::child::{self, Child};
+use super::message::{Place, ToChild, ToSupervisor, send};
+use super::{End, Supervisor};
+use crate::handover::Table;
+use crate::stage::table_limits;
+
+/// How often the serving process of a new version may fail before the old one takes over again.
+const UPGRADE_ATTEMPTS: u32 = 3;
+/// Descriptors in one message.
+const KEPT_AT_ONCE: usize = 128;
+
+impl Supervisor {
+    /// Starts the process that connects first; then it is mounted.
+    pub(super) fn start_child(&mut self) -> Result<()> {
+        self.children += 1;
+        let child = Child::start(self.children, &self.arguments.child, &self.events)?;
+        let mounted = self.session.as_ref().map(|session| Place::from(&session.mount_point));
+        let mut descriptors = vec![self.conf_file.as_fd(), self.table.descriptor()];
+        descriptors.extend(self.session.iter().flat_map(|session| session.descriptors()));
+        let begin = ToChild::Begin { replace: self.replace, mounted, kept: self.kept.len() };
+        let told = send(&child.link, &begin, &descriptors).and_then(|()| self.send_kept(&child));
+        if let Err(error) = told {
+            // It has died already, which is noticed like any other death.
+            warn!(%error, "cannot tell the new serving process what to do");
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    pub(super) fn send_kept(&self, child: &Child) -> Result<()> {
+        let kept: Vec<(i32, BorrowedFd<'_>)> = self.kept.iter().map(|(id, file)| (*id, file.as_fd())).collect();
+        kept.chunks(KEPT_AT_ONCE).try_for_each(|part| {
+            let (ids, files): (Vec<i32>, Vec<BorrowedFd<'_>>) = part.iter().copied().unzip();
+            send(&child.link, &ToChild::Kept { ids }, &files)
+        })
+    }
+
+    pub(super) fn start_successor(&mut self) -> Option<End> {
+        if let Err(error) = self.start_child() {
+            error!(%error, "cannot replace the serving process; trying again");
+            self.schedule(None);
+        }
+        None
+    }
+
+    pub(super) async fn hear(&mut self, number: u64, message: Option<(ToSupervisor, Vec<OwnedFd>)>) -> Option<End> {
+        let child = self.child.as_mut().filter(|child| child.number == number)?;
+        let (message, descriptors) = match message {
+            Some((message, descriptors)) => (Some(message), descriptors),
+            None => {
+                child.silent = true;
+                (None, Vec::new())
+            }
+        };
+        match message {
+            Some(ToSupervisor::Keep { id }) => {
+                self.kept.extend(descriptors.into_iter().next().map(|file| (id, file)));
+                None
+            }
+            Some(ToSupervisor::Forget { id }) => {
+                self.kept.remove(&id);
+                None
+            }
+            Some(ToSupervisor::Connected) => match self.mount().await {
+                Ok(()) => None,
+                Err(error) => {
+                    self.tell(&ToChild::Stop);
+                    Some(End::Failed(error))
+                }
+            },
+            Some(ToSupervisor::Serving) => {
+                let child = self.child.as_mut()?;
+                child.serving_since = Some(std::time::Instant::now());
+                let took = child.started.elapsed();
+                info!(path = %self.path.display(), process = %child.pid.as_raw_nonzero(), ?took, "mounted");
+                None
+            }
+            Some(ToSupervisor::Failed { kind, text }) => {
+                self.failure = Some(Error::new(ErrorKind::from_code(kind), text));
+                None
+            }
+            Some(ToSupervisor::Damaged { text }) => self.begin_anew(&text),
+            Some(ToSupervisor::Stopped) => Some(End::Stopped),
+            None => self.look(),
+        }
+    }
+
+    /// Notices that the serving process has died, and has it replaced.
+    pub(super) fn look(&mut self) -> Option<End> {
+        self.confirm_upgrade();
+        child::reap_orphans(self.child.as_ref().map(|child| child.pid));
+        let how = self.child.as_mut()?.ended()?;
+        // What it said last counts: which files the kernel has.
+        let child = self.child.take_if(|child| child.silent)?;
+        let failure = self.failure.take();
+        let Some(session) = &self.session else {
+            return Some(End::Failed(failure.unwrap_or_else(|| {
+                Error::new(ErrorKind::Internal, "the serving process died before anything was mounted").with("end", how)
+            })));
+        };
+        let (handles, requests) = self.table.used();
+        warn!(process = %child.pid.as_raw_nonzero(), %how, handles, requests, "the serving process has died");
+        if !session.has_resend {
+            return self.begin_anew("this kernel cannot send requests again that a dead process had read");
+        }
+        // It is gone: whatever it had read is nobody's. Until a successor reads them, requests can be killed, too.
+        if let Err(error) = session.devices[0].resend() {
+            warn!(%error, "the kernel does not send unanswered requests again");
+        }
+        if let Some(failure) = &failure {
+            warn!(error = %failure, "why it ended");
+        }
+        self.schedule(child.serving_since);
+        if self.restarts.failures() >= UPGRADE_ATTEMPTS {
+            self.go_back(&failure.map_or(how, |failure| failure.to_string()));
+        }
+        None
+    }
+
+    pub(super) fn schedule(&mut self, served: Option<std::time::Instant>) {
+        let verdict = self.restarts.died(served);
+        if let Some(failures) = verdict.hopeless_after {
+            let pause = verdict.pause;
+            error!(
+                failures,
+                ?pause,
+                "serving processes die as soon as they start; applications wait. See the log above for why"
+            );
+        }
+        self.restart_at = Some(Instant::now() + verdict.pause);
+    }
+
+    /// What is open cannot be taken over: those who have it open get errors, and the path is served anew.
+    pub(super) fn begin_anew(&mut self, why: &str) -> Option<End> {
+        error!(why, "open files cannot be taken over; mounting anew");
+        if let Some(child) = self.child.take() {
+            child.kill();
+        }
+        self.clean_up();
+        self.kept.clear();
+        let anew = Table::create(table_limits(&self.options)).and_then(|table| {
+            self.table = Arc::new(table);
+            self.replace = true;
+            self.start_child()
+        });
+        anew.err().map(End::Failed)
+    }
+
+    pub(super) fn tell(&self, message: &ToChild) {
+        if let Some(child) = &self.child
+            && let Err(error) = send(&child.link, message, &[])
+        {
+            warn!(%error, "cannot tell the serving process");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The session with the kernel: its beginning, its descriptors, its end.
+//!
+//! Always: it lives as long as its supervisor, whichever process serves it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use curvine_fuse_abi::{Connection, Device, MountPoint, Session};
+use curvine_types::{Error, ErrorKind, Result};
+use tracing::warn;
+
+use super::message::{Place, ToChild, send};
+use super::{Supervisor, upgrade};
+use crate::mount::{init_options, mount_options};
+use crate::stage::readers_of;
+
+/// A session, mounted.
+pub(super) struct Mounted {
+    pub devices: Vec<Device>,
+    pub mount_point: MountPoint,
+    pub connection: Connection,
+    pub has_resend: bool,
+}
+
+impl Mounted {
+    pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.devices.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+impl Supervisor {
+    pub(super) async fn mount(&mut self) -> Result<()> {
+        let (path, mount, init) = (self.path.clone(), mount_options(&self.options), init_options(&self.options));
+        // Looking at a mount point that somebody hangs on takes time.
+        let mounting = tokio::task::spawn_blocking(move || Session::mount(&path, &mount, &init));
+        let session =
+            mounting.await.map_err(|error| Error::new(ErrorKind::Internal, "mounting panicked").caused_by(error))??;
+        let Session { device, negotiated, mount_point, connection } = session;
+        self.table.set_negotiated(&negotiated);
+        let place = Place::from(&mount_point);
+        let devices = match readers_of(device, &connection, &self.options) {
+            Ok(devices) => devices,
+            Err(error) => {
+                let _ = mount_point.force();
+                return Err(error);
+            }
+        };
+        let has_resend = negotiated.has_resend();
+        self.session = Some(Mounted { devices, mount_point, connection, has_resend });
+        self.open_desk();
+        let Some(session) = &self.session else { return Ok(()) };
+        let Some(child) = &self.child else { return Ok(()) };
+        if let Err(error) = send(&child.link, &ToChild::Serve(place), &session.descriptors()) {
+            // It died; its successor takes the mount over.
+            warn!(%error, "the serving process does not hear that it is mounted");
+        }
+        Ok(())
+    }
+
+    /// Without it the mount works, but cannot be upgraded.
+    pub(super) fn open_desk(&self) {
+        let Some(session) = &self.session else { return };
+        let minor = session.mount_point.device_minor();
+        if let Err(error) = upgrade::open_desk(minor, &self.conf_file, self.desk.clone()) {
+            warn!(%error, "this mount cannot be upgraded while it runs");
+        }
+    }
+
+    /// Nothing of the session is left.
+    pub(super) fn clean_up(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        if let Err(error) = session.mount_point.detach() {
+            warn!(%error, "cannot unmount");
+        }
+        // Whoever still waits for an answer gets an error; without the right to do so it ends with the descriptors.
+        session.connection.abort();
+    }
+}
