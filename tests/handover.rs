@@ -5,17 +5,22 @@
 mod apps;
 mod harness;
 
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use harness::{Cluster, Plan, Rng, Role, Run, mountinfo, until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 const MOUNT: Role = Role::Mount(0);
 /// How long a successor may take on a machine that does other things, too.
 const SUCCESSOR: Duration = Duration::from_secs(30);
+
+/// Rounds that an application must make for its word to count.
+const ENOUGH: u64 = 3;
 
 fn plan() -> Plan {
     // Long enough that a session never expires only because the machine is busy.
@@ -49,17 +54,23 @@ fn under_load(cluster: &Cluster, rng: &mut Rng, mut disturb: impl FnMut(&mut Rng
     let over = AtomicBool::new(false);
     let (here, there) = (cluster.mount(0), cluster.mount(1));
     apps::prepare(&here, rng);
+    let begun: Vec<AtomicU64> = apps::ALL.iter().map(|_| AtomicU64::new(0)).collect();
     let done = std::thread::scope(|scope| {
         let running: Vec<_> = apps::ALL
             .iter()
-            .map(|(name, app)| {
+            .zip(&begun)
+            .map(|((name, app), begun)| {
                 let (here, there, over, rng) = (&here, &there, &over, rng.split());
-                let run = move || app(&apps::Place { here, there, over }, rng);
+                let run = move || app(&apps::Place { here, there, over, begun }, rng);
                 (name, std::thread::Builder::new().name(name.to_string()).spawn_scoped(scope, run).expect("a thread"))
             })
             .collect();
         let guard = RaiseOnDrop(&over);
         disturb(rng);
+        // On a machine that does other things, too, the slowest may need a little longer.
+        let ended = || running.iter().any(|(_, thread)| thread.is_finished());
+        let busy = || begun.iter().all(|begun| begun.load(Ordering::SeqCst) > 2 * ENOUGH);
+        until("applications that have done enough", Duration::from_secs(120), || (ended() || busy()).then_some(()));
         drop(guard);
         let join = |(name, thread): (&&str, std::thread::ScopedJoinHandle<'_, u64>)| (name.to_string(), thread.join());
         running.into_iter().map(join).collect::<Vec<_>>()
@@ -67,7 +78,7 @@ fn under_load(cluster: &Cluster, rng: &mut Rng, mut disturb: impl FnMut(&mut Rng
     for (name, outcome) in done {
         let Ok(rounds) = outcome else { panic!("{name} failed; the mount's log:\n{}", cluster.log_tail(MOUNT)) };
         println!("{name}: {rounds} rounds");
-        assert!(rounds >= 3, "{name} has hardly done anything");
+        assert!(rounds >= ENOUGH, "{name} has hardly done anything");
     }
     apps::verify(&there);
 }
@@ -101,9 +112,10 @@ fn applications_notice_nothing_but_a_pause_when_the_serving_process_is_killed() 
         return;
     }
     let _alone = harness::alone();
-    let cluster = Cluster::start(plan());
     // `make test-handover` kills two hundred times.
-    killed_under_load(&cluster, harness::number("CURVINE_HANDOVER_KILLS", 6));
+    let kills = harness::number("CURVINE_HANDOVER_KILLS", 20);
+    let cluster = Cluster::start(Plan { limit: Duration::from_secs(300.max(kills * 10)), ..plan() });
+    killed_under_load(&cluster, kills);
     cluster.finish();
 }
 
@@ -133,6 +145,63 @@ fn a_running_mount_is_upgraded_under_load_and_keeps_its_process() {
     nothing_is_left(&cluster);
     assert!(cluster.terminate(MOUNT).success());
     assert_eq!(mountinfo::at(&cluster.mount(0)), []);
+    cluster.finish();
+}
+
+/// The supervisor can start no process while the guard lives: it has no room for another descriptor.
+struct NoSuccessor(Pid);
+
+impl NoSuccessor {
+    fn of(cluster: &Cluster) -> Self {
+        let supervisor = Pid::from_raw(cluster.pid(MOUNT) as i32).expect("a number");
+        limit_descriptors(supervisor, 3);
+        NoSuccessor(supervisor)
+    }
+}
+
+impl Drop for NoSuccessor {
+    fn drop(&mut self) {
+        limit_descriptors(self.0, 1024);
+    }
+}
+
+fn limit_descriptors(pid: Pid, most: u64) {
+    let limit = Rlimit { current: Some(most), maximum: getrlimit(Resource::Nofile).maximum };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("limit the supervisor");
+}
+
+#[test]
+fn while_no_process_serves_everything_is_answered_in_time_and_nothing_is_lost() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let cluster = Cluster::start(Plan { mounts: 1, ..plan() }.set("client", "rpc_timeout_ms", "1500"));
+    let path = cluster.mount(0);
+    std::fs::write(path.join("kept"), b"what was written").expect("write");
+    let open = std::fs::File::options().read(true).write(true).open(path.join("kept")).expect("open");
+    let serving = Pid::from_raw(cluster.serving(MOUNT).expect("a serving process") as i32).expect("a number");
+    let none = NoSuccessor::of(&cluster);
+    kill_process(serving, Signal::KILL).expect("kill");
+    let mut reader = Command::new("cat").arg(path.join("missing")).stderr(Stdio::null()).spawn().expect("start cat");
+    let waiting = std::thread::spawn({
+        let path = path.join("never seen");
+        move || std::fs::metadata(path)
+    });
+    assert_eq!(rustix::fs::statfs(&path).expect("statfs").f_namelen, 255);
+    assert!(std::fs::metadata(&path).expect("the attributes of the root").is_dir());
+    reader.kill().expect("kill cat");
+    let ended = until("the end of a killed reader", SUCCESSOR, || reader.try_wait().expect("wait"));
+    assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()));
+    let refused = waiting.join().expect("stat").expect_err("nobody knows");
+    assert_eq!(refused.raw_os_error(), Some(rustix::io::Errno::TIMEDOUT.raw_os_error()));
+    drop(none);
+    until("the next process", SUCCESSOR, || cluster.serving(MOUNT));
+    let read = || std::fs::read(path.join("kept"));
+    until("service", SUCCESSOR, || read().ok().filter(|seen| seen == b"what was written"));
+    open.write_all_at(b"WHAT", 0).expect("what was open is open");
+    assert_eq!(read().expect("read"), b"WHAT was written");
+    drop(open);
     cluster.finish();
 }
 
@@ -176,7 +245,7 @@ fn a_version_that_cannot_serve_is_given_up_and_the_old_one_goes_on() {
     let run = run.fails();
     assert!(run.stderr.contains("old version goes on"), "{run}");
     let mut seen = [0; 1];
-    std::os::unix::fs::FileExt::read_exact_at(&open, &mut seen, 0).expect("the open file still reads");
+    open.read_exact_at(&mut seen, 0).expect("the open file still reads");
     assert_eq!(&seen, b"x");
     cluster.finish();
 }

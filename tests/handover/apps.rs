@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
@@ -18,10 +18,13 @@ pub struct Place<'a> {
     /// Another mount of the same cluster.
     pub there: &'a Path,
     pub over: &'a AtomicBool,
+    /// How often the application has begun anew.
+    pub begun: &'a AtomicU64,
 }
 
 impl Place<'_> {
     fn goes_on(&self) -> bool {
+        self.begun.fetch_add(1, Ordering::SeqCst);
         !self.over.load(Ordering::SeqCst)
     }
 }

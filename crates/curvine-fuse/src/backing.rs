@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use curvine_client::{LocalContent, LocalFile};
 use curvine_fuse_abi::Device;
+use curvine_fuse_abi::kernel::{AttrOut, StatfsOut, StatxOut};
 use curvine_proto::{Attr, Time};
 use curvine_types::{Result, SessionId, WorkerId};
 use tracing::warn;
 
-/// Holds the descriptors of registered files for a successor of this process: the kernel counts them as openers, and sizes and times
-/// are asked from them.
+/// Holds what a successor of this process and whoever answers before it comes need: the descriptors of registered files, which the kernel
+/// counts as openers and of which sizes and times are asked, and what is answered from memory.
 pub trait Keeper: Send + Sync {
     /// Called before anybody opens anything with the registration.
     fn keep(&self, id: i32, file: BorrowedFd<'_>);
     /// The registration has ended.
     fn forget(&self, id: i32);
+    /// What is answered from memory, whoever serves: to STATFS, and to GETATTR and STATX of the root.
+    fn remember(&self, statfs: &StatfsOut, root: &AttrOut, root_statx: &StatxOut);
 }
 
 /// A keeper, if there is one.

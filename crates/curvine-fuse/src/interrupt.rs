@@ -224,7 +224,7 @@ impl Interrupts {
 
 /// Whether a thread is about to die: SIGKILL is pending for it or its process. Also if it cannot be found any more; unknown
 /// (false) for those of other pid namespaces.
-fn is_killed(pid: u32) -> bool {
+pub fn is_killed(pid: u32) -> bool {
     if pid == 0 {
         return false;
     }

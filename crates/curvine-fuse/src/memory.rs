@@ -68,6 +68,11 @@ impl Memory {
         }
     }
 
+    /// The root's attributes as last known.
+    pub fn known_root(&self) -> Attr {
+        *self.root.lock()
+    }
+
     /// The root's attributes: from the cache, else from the cluster if it answers soon, else as last known.
     pub async fn root_attr<B: Backend>(&self, backend: &B, root: InodeId, patience: Duration) -> (Attr, Duration) {
         if let Some((attr, ttl)) = backend.try_getattr(root) {

@@ -321,6 +321,8 @@ pub(crate) async fn refresh<B: Backend>(server: Arc<Server<B>>, interval: Durati
         // Longer than those who ask have patience for, so that a slow cluster is heard, too.
         if !server.memory.refresh(&server.backend, server.root, patience.max(interval)).await {
             tokio::time::sleep(REFRESH_PAUSE).await;
+        } else {
+            server.leave_known();
         }
     }
 }

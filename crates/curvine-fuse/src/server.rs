@@ -16,6 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use curvine_client::{Origin, on_behalf};
 use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID, UNIQUE_RESEND};
+use curvine_fuse_abi::reply::{attr_out, statx_out};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
 use curvine_proto::Attr;
 use curvine_types::{Error, ErrorKind, InodeId, Result};
@@ -90,6 +91,17 @@ impl<B: Backend> Server<B> {
             }
         }
         (convert::attr(attr, node), self.cap(ttl))
+    }
+
+    /// Leaves what is answered from memory with who answers while no process serves.
+    pub fn leave_known(&self) {
+        if let Some(keeper) = &self.passthrough.keeper.0 {
+            let known = self.memory.known_root();
+            let root = convert::attr(&known, ROOT_ID);
+            let birth = known.btime.as_ref().map(|time| (time.sec, time.nsec));
+            let (attr, statx) = (attr_out(&root, Duration::ZERO), statx_out(&root, birth, Duration::ZERO));
+            keeper.remember(&self.memory.statfs(), &attr, &statx);
+        }
     }
 
     /// How long the kernel may believe attributes.

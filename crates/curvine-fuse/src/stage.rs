@@ -22,7 +22,7 @@ use crate::buffers::Buffers;
 use crate::events::{Kernel, KernelEvents};
 use crate::gate::Gate;
 use crate::handles::{Handles, Opened};
-use crate::handover::{HandleRecord, Kind, Limits, RecordedWay, RequestRecord, Table};
+use crate::handover::{HandleRecord, Kind, Limits, NOBODY, RecordedWay, RequestRecord, Table};
 use crate::interrupt::Interrupts;
 use crate::io_mode::{IoModes, Way};
 use crate::lock_owners::LockOwners;
@@ -198,6 +198,7 @@ impl Stage {
         if !resumes {
             // What is remembered is known before the first question, if the cluster answers.
             server.memory.refresh(&server.backend, root, options.root_timeout).await;
+            server.leave_known();
         }
         let refresher = tokio::spawn(refresh(server.clone(), options.statfs_interval, options.root_timeout));
         let begin = (server.clone(), device.clone(), tokio::runtime::Handle::current());
@@ -230,6 +231,8 @@ impl Stage {
 
 /// What was open is open, under the same numbers. The I/O modes have it already.
 fn take_over<B: Backend>(server: &Server<B>, inheritance: Inheritance<B::Handle>) {
+    let unknown: Vec<u64> =
+        inheritance.handles.iter().filter(|open| open.1.request == NOBODY).map(|open| open.0).collect();
     for (fh, record, handle) in inheritance.handles {
         server.opened_by.lock().insert(record.request, fh);
         match handle {
@@ -237,6 +240,7 @@ fn take_over<B: Backend>(server: &Server<B>, inheritance: Inheritance<B::Handle>
             None => server.handles.restore(fh, Opened::Directory(Default::default())),
         }
     }
+    unknown.into_iter().for_each(|fh| server.close(fh));
     let mut inherited = server.inherited.lock();
     inherited.extend(inheritance.requests.into_iter().map(|record| (record.unique, record)));
 }

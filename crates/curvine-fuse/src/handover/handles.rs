@@ -26,6 +26,9 @@ const LOCAL_GENERATION: usize = 7;
 const LOCAL_VERSION: usize = 8;
 const REQUEST: usize = 9;
 
+/// In place of the request: it was answered with an error, and the handle must be closed.
+pub const NOBODY: u64 = u64::MAX;
+
 // Bits of `BITS`.
 const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
@@ -66,7 +69,8 @@ impl RecordedWay {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HandleRecord {
     pub inode: InodeId,
-    /// The kernel's number of the request that it answers: if the kernel sends that again, nobody has learnt of this handle.
+    /// The kernel's number of the request that it answers: if the kernel sends that again, nobody has learnt of this handle; nor if it is
+    /// [`NOBODY`].
     pub request: u64,
     pub kind: Kind,
 }
@@ -132,6 +136,16 @@ impl Table {
         if words[FH].compare_exchange(fh, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             self.add(Field::HandlesUsed, u64::MAX);
             self.free_handles.lock().push(place);
+        }
+    }
+
+    /// The request is answered with an error, whatever a process that died had opened for it: nobody will release that.
+    pub fn give_up_handles(&self, request: u64) {
+        for place in 0..self.get(Field::HandleHigh) as u32 {
+            let words = self.handle_words(place);
+            if words[FH].load(Ordering::Acquire) != 0 && words[REQUEST].load(Ordering::Relaxed) == request {
+                words[REQUEST].store(NOBODY, Ordering::Release);
+            }
         }
     }
 
@@ -224,6 +238,18 @@ mod tests {
             next.close_handle(fh);
         }
         assert_eq!((next.used().0, successor(&next).take_handles().unwrap()), (0, vec![]));
+    }
+
+    #[test]
+    fn what_was_opened_for_a_request_that_failed_is_marked() {
+        let table = Table::create(Limits { handles: 3, requests: 1, notes: 1 }).unwrap();
+        let opened = |request| HandleRecord { inode: 8, request, kind: Kind::Directory };
+        let (failed, other) = (table.open_handle(&opened(12)).unwrap(), table.open_handle(&opened(14)).unwrap());
+        table.give_up_handles(12);
+        table.give_up_handles(99);
+        let mut found = successor(&table).take_handles().unwrap();
+        found.sort_by_key(|(fh, _)| *fh);
+        assert_eq!(found, [(failed, opened(NOBODY)), (other, opened(14))]);
     }
 
     #[test]

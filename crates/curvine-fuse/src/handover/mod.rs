@@ -11,7 +11,7 @@ mod origin;
 mod requests;
 mod table;
 
-pub use handles::{HandleRecord, Kind, RecordedWay};
+pub use handles::{HandleRecord, Kind, NOBODY, RecordedWay};
 pub use journal::{TableJournal, predecessor};
 pub use notes::LockNote;
 pub use origin::RequestOrigin;

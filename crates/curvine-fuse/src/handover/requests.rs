@@ -93,6 +93,13 @@ impl Table {
         }
     }
 
+    /// Marks the record of a request, if there is one, as one whose caller is told that it failed; for who does not serve.
+    pub fn give_up_request(&self, unique: u64) {
+        let places = 0..self.get(Field::RequestHigh) as u32;
+        let of_request = |place: &u32| self.request_words(*place)[UNIQUE].load(Ordering::Acquire) == unique;
+        places.into_iter().filter(of_request).for_each(|place| self.set_given_up(place, true));
+    }
+
     /// A number is not needed any more.
     pub fn drop_number(&self, place: u32, session: SessionId, sequence: u64) {
         let words = self.request_words(place);

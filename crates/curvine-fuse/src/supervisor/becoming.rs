@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::carry::{self, Carried};
 use super::message::{Place, ToChild, ToSupervisor};
-use super::session::Mounted;
+use super::session::{Mounted, spare_of};
 use super::upgrade::Request;
 use super::{End, Supervisor};
 use crate::handover::Table;
@@ -47,7 +47,8 @@ impl Supervisor {
         let table = Table::open(table);
         let has_resend =
             table.as_ref().is_ok_and(|table| table.negotiated().is_some_and(|negotiated| negotiated.has_resend()));
-        self.session = Some(Mounted { devices, mount_point, connection, has_resend });
+        let spare = spare_of(&devices);
+        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend });
         match table {
             Ok(table) => self.table = Arc::new(table),
             Err(error) => {
@@ -110,6 +111,7 @@ impl Supervisor {
 
     /// Has the serving process end, and the kernel keep what it leaves.
     pub(super) async fn make_room(&mut self) {
+        self.end_stand_in();
         self.tell(&ToChild::HandOver);
         let end = Instant::now() + HAND_OVER_TIMEOUT;
         while let Some(child) = self.child.as_mut()
@@ -136,6 +138,7 @@ impl Supervisor {
     pub(super) fn go_back(&mut self, why: &str) {
         let Some((_, fallback)) = &mut self.requester else { return };
         let Some(executable) = fallback.take() else { return };
+        self.end_stand_in();
         error!(why, "the new version cannot serve; going back to the old one");
         let error = self.become_other(&executable, Some(why.to_string()));
         error!(%error, "cannot go back; trying on");

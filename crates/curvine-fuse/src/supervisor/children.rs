@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use curvine_types::{Error, ErrorKind, Result};
 use tokio::time::Instant;
@@ -11,12 +12,15 @@ use tracing::{error, info, warn};
 
 use super::child::{self, Child};
 use super::message::{Place, ToChild, ToSupervisor, send};
+use super::stand_in::{Duty, StandIn};
 use super::{End, Supervisor};
 use crate::handover::Table;
 use crate::stage::table_limits;
 
 /// How often the serving process of a new version may fail before the old one takes over again.
 const UPGRADE_ATTEMPTS: u32 = 3;
+/// The least time that a successor is given to begin; as long as applications wait, if that is longer.
+const START_LIMIT: Duration = Duration::from_secs(10);
 /// Descriptors in one message.
 const KEPT_AT_ONCE: usize = 128;
 
@@ -47,6 +51,7 @@ impl Supervisor {
     }
 
     pub(super) fn start_successor(&mut self) -> Option<End> {
+        self.end_stand_in();
         if let Err(error) = self.start_child() {
             error!(%error, "cannot replace the serving process; trying again");
             self.schedule(None);
@@ -72,6 +77,10 @@ impl Supervisor {
                 self.kept.remove(&id);
                 None
             }
+            Some(ToSupervisor::Known(known)) => {
+                self.known = Some(known);
+                None
+            }
             Some(ToSupervisor::Connected) => match self.mount().await {
                 Ok(()) => None,
                 Err(error) => {
@@ -82,6 +91,7 @@ impl Supervisor {
             Some(ToSupervisor::Serving) => {
                 let child = self.child.as_mut()?;
                 child.serving_since = Some(std::time::Instant::now());
+                self.since.clear();
                 let took = child.started.elapsed();
                 info!(path = %self.path.display(), process = %child.pid.as_raw_nonzero(), ?took, "mounted");
                 None
@@ -100,6 +110,15 @@ impl Supervisor {
     pub(super) fn look(&mut self) -> Option<End> {
         self.confirm_upgrade();
         child::reap_orphans(self.child.as_ref().map(|child| child.pid));
+        let limit = self.patience().max(START_LIMIT);
+        if let Some(child) = self.child.as_mut().filter(|child| child.serving_since.is_none())
+            && self.session.is_some()
+            && child.started.elapsed() >= limit
+            && child.ended().is_none()
+        {
+            error!(?limit, "the serving process does not begin to serve; killing it");
+            child.kill();
+        }
         let how = self.child.as_mut()?.ended()?;
         // What it said last counts: which files the kernel has.
         let child = self.child.take_if(|child| child.silent)?;
@@ -112,6 +131,7 @@ impl Supervisor {
         let (handles, requests) = self.table.used();
         warn!(process = %child.pid.as_raw_nonzero(), %how, handles, requests, "the serving process has died");
         if !session.has_resend {
+            // Nobody can answer what it had read.
             return self.begin_anew("this kernel cannot send requests again that a dead process had read");
         }
         // It is gone: whatever it had read is nobody's. Until a successor reads them, requests can be killed, too.
@@ -139,11 +159,53 @@ impl Supervisor {
             );
         }
         self.restart_at = Some(Instant::now() + verdict.pause);
+        if !verdict.pause.is_zero() {
+            self.begin_stand_in();
+        }
+    }
+
+    /// How long applications wait for a serving process.
+    fn patience(&self) -> Duration {
+        self.conf.client.rpc_timeout_ms
+    }
+
+    /// Somebody answers until the next process comes.
+    fn begin_stand_in(&mut self) {
+        if self.stand_in.is_some() {
+            return;
+        }
+        let Some(device) = self.session.as_ref().and_then(|session| session.spare.clone()) else { return };
+        let duty = Duty {
+            device,
+            table: self.table.clone(),
+            max_write: self.table.negotiated().map_or(self.options.max_write, |negotiated| negotiated.max_write),
+            limit: self.patience(),
+            grace: self.options.interrupt_grace,
+            most: table_limits(&self.options).requests,
+            known: self.known.clone(),
+            since: std::mem::take(&mut self.since),
+        };
+        match StandIn::start(duty) {
+            Ok(stand_in) => self.stand_in = Some(stand_in),
+            Err(error) => warn!(%error, "applications wait for the next serving process without a limit"),
+        }
+    }
+
+    /// Nobody answers any more, and what was not answered comes again.
+    pub(super) fn end_stand_in(&mut self) {
+        let Some(stand_in) = self.stand_in.take() else { return };
+        self.since = stand_in.end();
+        if let Some(session) = &self.session
+            && let Err(error) = session.devices[0].resend()
+        {
+            warn!(%error, "the kernel does not send unanswered requests again");
+        }
     }
 
     /// What is open cannot be taken over: those who have it open get errors, and the path is served anew.
     pub(super) fn begin_anew(&mut self, why: &str) -> Option<End> {
         error!(why, "open files cannot be taken over; mounting anew");
+        self.end_stand_in();
         if let Some(child) = self.child.take() {
             child.kill();
         }

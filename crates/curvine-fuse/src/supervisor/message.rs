@@ -59,6 +59,17 @@ pub enum ToChild {
     HandOver,
 }
 
+/// What is answered from memory, as the kernel wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    /// To STATFS.
+    pub statfs: Vec<u8>,
+    /// To GETATTR of the root.
+    pub root: Vec<u8>,
+    /// To STATX of the root.
+    pub root_statx: Vec<u8>,
+}
+
 /// From the serving process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToSupervisor {
@@ -84,6 +95,8 @@ pub enum ToSupervisor {
     Forget {
         id: i32,
     },
+    /// What may be answered while no process serves.
+    Known(Known),
 }
 
 /// Sends a message.

@@ -2,7 +2,7 @@
 //! one that dies.
 //!
 //! Always: it holds every descriptor of the session and none on the mount itself; the kernel is asked to send unanswered requests
-//! again once for each process that died, after it died; what an application has open lives as long as the supervisor.
+//! again once for each reader that is gone (a process that died, or the stand-in), after it is gone; what an application has open lives as long as the supervisor.
 
 mod becoming;
 mod carry;
@@ -13,6 +13,7 @@ mod restarts;
 mod serve;
 mod session;
 mod signals;
+mod stand_in;
 mod upgrade;
 
 use std::collections::HashMap;
@@ -34,10 +35,11 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use self::child::{Child, FromChild};
-use self::message::ToChild;
+use self::message::{Known, ToChild};
 use self::restarts::Restarts;
 use self::session::Mounted;
 use self::signals::{Signals, Told};
+use self::stand_in::{Since, StandIn};
 use self::upgrade::Request;
 use crate::FuseOptions;
 use crate::handover::Table;
@@ -121,6 +123,11 @@ struct Supervisor {
     restarts: Restarts,
     restart_at: Option<Instant>,
     failure: Option<Error>,
+    /// Answers while no process serves.
+    stand_in: Option<StandIn>,
+    /// What it has not answered, by the kernel's numbers.
+    since: Since,
+    known: Option<Known>,
     /// Files that the kernel has, by the numbers of their registrations.
     kept: HashMap<i32, OwnedFd>,
     /// Who waits for the end of an upgrade, and the executable to go back to.
@@ -160,6 +167,9 @@ impl Supervisor {
             restarts: Restarts::default(),
             restart_at: None,
             failure: None,
+            stand_in: None,
+            since: Since::new(),
+            known: None,
             kept: HashMap::new(),
             requester: None,
             desk,
@@ -236,7 +246,6 @@ impl Supervisor {
         info!("stopped");
         Ok(())
     }
-
 }
 
 impl Drop for Supervisor {

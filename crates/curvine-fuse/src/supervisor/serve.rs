@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use curvine_client::{ClientOptions, FileSystem, Handle, Succession};
 use curvine_config::ClusterConf;
-use curvine_fuse_abi::{Device, Link, MountPoint};
+use curvine_fuse_abi::kernel::{AttrOut, StatfsOut, StatxOut};
+use curvine_fuse_abi::{Device, IntoBytes, Link, MountPoint};
 use curvine_types::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::message::{Place, ToChild, ToSupervisor, read, send};
+use super::message::{Known, Place, ToChild, ToSupervisor, read, send};
 use crate::backing::{Keeper, Kept};
 use crate::handover::{HandleRecord, Table, TableJournal, predecessor};
 use crate::mount::{Mount, subtree};
@@ -108,7 +109,7 @@ async fn kept_files(messages: &mut Messages, count: usize) -> Result<HashMap<i32
     Ok(files)
 }
 
-/// Has the supervisor hold the files that the kernel has.
+/// Has the supervisor hold what outlives this process.
 struct Keeping(Arc<Link>);
 
 impl Keeper for Keeping {
@@ -121,6 +122,17 @@ impl Keeper for Keeping {
     fn forget(&self, id: i32) {
         if let Err(error) = send(&self.0, &ToSupervisor::Forget { id }, &[]) {
             tracing::debug!(%error, "the supervisor is not told that a file is not needed any more");
+        }
+    }
+
+    fn remember(&self, statfs: &StatfsOut, root: &AttrOut, root_statx: &StatxOut) {
+        let known = Known {
+            statfs: statfs.as_bytes().to_vec(),
+            root: root.as_bytes().to_vec(),
+            root_statx: root_statx.as_bytes().to_vec(),
+        };
+        if let Err(error) = send(&self.0, &ToSupervisor::Known(known), &[]) {
+            tracing::debug!(%error, "the supervisor does not learn what may be answered without us");
         }
     }
 }

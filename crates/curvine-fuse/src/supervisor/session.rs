@@ -3,6 +3,7 @@
 //! Always: it lives as long as its supervisor, whichever process serves it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use curvine_fuse_abi::{Connection, Device, MountPoint, Session};
 use curvine_types::{Error, ErrorKind, Result};
@@ -16,9 +17,21 @@ use crate::stage::readers_of;
 /// A session, mounted.
 pub(super) struct Mounted {
     pub devices: Vec<Device>,
+    /// The first of them once more, for who answers while no process serves: then there may be no room for another descriptor.
+    pub spare: Option<Arc<Device>>,
     pub mount_point: MountPoint,
     pub connection: Connection,
     pub has_resend: bool,
+}
+
+pub(super) fn spare_of(devices: &[Device]) -> Option<Arc<Device>> {
+    match devices.first()?.as_fd().try_clone_to_owned() {
+        Ok(spare) => Some(Arc::new(Device::from(spare))),
+        Err(error) => {
+            warn!(%error, "while no process serves, nobody will answer");
+            None
+        }
+    }
 }
 
 impl Mounted {
@@ -45,7 +58,8 @@ impl Supervisor {
             }
         };
         let has_resend = negotiated.has_resend();
-        self.session = Some(Mounted { devices, mount_point, connection, has_resend });
+        let spare = spare_of(&devices);
+        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend });
         self.open_desk();
         let Some(session) = &self.session else { return Ok(()) };
         let Some(child) = &self.child else { return Ok(()) };
@@ -67,6 +81,7 @@ impl Supervisor {
 
     /// Nothing of the session is left.
     pub(super) fn clean_up(&mut self) {
+        self.end_stand_in();
         let Some(session) = self.session.take() else { return };
         if let Err(error) = session.mount_point.detach() {
             warn!(%error, "cannot unmount");
