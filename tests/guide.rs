@@ -2,6 +2,8 @@
 //! a bucket read through both of them; and `cv`, all as a user types it.
 
 mod harness;
+#[path = "guide/jobs.rs"]
+mod jobs;
 #[path = "guide/store.rs"]
 mod store;
 #[path = "guide/tool.rs"]

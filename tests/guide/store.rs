@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -24,6 +25,8 @@ pub struct Store {
     runtime: tokio::runtime::Runtime,
     server: Option<JoinHandle<()>>,
     requests: Arc<Mutex<Vec<String>>>,
+    denied: Arc<Mutex<Option<String>>>,
+    held: tokio::sync::watch::Sender<bool>,
 }
 
 impl Store {
@@ -38,7 +41,9 @@ impl Store {
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = probe.local_addr().expect("an address");
         drop(probe);
-        let mut store = Store { dir, address, runtime, server: None, requests: Arc::default() };
+        let held = tokio::sync::watch::Sender::new(false);
+        let (requests, denied) = (Arc::default(), Arc::default());
+        let mut store = Store { dir, address, runtime, server: None, requests, denied, held };
         store.switch_on();
         store
     }
@@ -52,7 +57,8 @@ impl Store {
         builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
         let service = builder.build();
         let listener = self.runtime.block_on(TcpListener::bind(self.address)).expect("listen");
-        self.server = Some(self.runtime.spawn(serve(listener, service, self.requests.clone())));
+        let watch = Watch { requests: self.requests.clone(), denied: self.denied.clone(), held: self.held.subscribe() };
+        self.server = Some(self.runtime.spawn(serve(listener, service, watch)));
     }
 
     /// Cuts all connections and refuses new ones.
@@ -61,6 +67,16 @@ impl Store {
             server.abort();
             let _ = self.runtime.block_on(server);
         }
+    }
+
+    /// Refuses the content of one object, named `/bucket/key`.
+    pub fn deny(&self, path: Option<&str>) {
+        *self.denied.lock().expect("nobody panics under it") = path.map(str::to_string);
+    }
+
+    /// Requests that move content are not answered until this is over.
+    pub fn hold(&self, on: bool) {
+        self.held.send_replace(on);
     }
 
     /// The requests since the last call: `GET /bucket/key?query bytes=0-99`.
@@ -91,16 +107,44 @@ pub fn is_content(request: &str) -> bool {
     request.starts_with("GET ") && !request.contains("list-type") && !request.contains("delimiter=")
 }
 
-async fn serve(listener: TcpListener, service: S3Service, requests: Arc<Mutex<Vec<String>>>) {
+/// What is done with requests before the store sees them.
+#[derive(Clone)]
+struct Watch {
+    requests: Arc<Mutex<Vec<String>>>,
+    denied: Arc<Mutex<Option<String>>>,
+    held: tokio::sync::watch::Receiver<bool>,
+}
+
+impl Watch {
+    /// Notes a request, holds it if it is to be held; whether it is refused.
+    async fn refuses(mut self, request: &Request<Incoming>) -> bool {
+        let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
+        let line = format!("{} {} {range}", request.method(), request.uri());
+        let moves = is_content(&line) || request.method() == hyper::Method::PUT;
+        self.requests.lock().expect("nobody panics under it").push(line);
+        if moves {
+            // Nobody waits so long; the store may be gone by then.
+            let _ = tokio::time::timeout(Duration::from_secs(60), self.held.wait_for(|held| !held)).await;
+        }
+        let denied = self.denied.lock().expect("nobody panics under it");
+        moves && denied.as_deref() == Some(request.uri().path())
+    }
+}
+
+async fn serve(listener: TcpListener, service: S3Service, watch: Watch) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
-        let (service, requests) = (service.clone(), requests.clone());
+        let (service, watch) = (service.clone(), watch.clone());
         connections.spawn(async move {
             let noted = service_fn(move |request: Request<Incoming>| {
-                let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
-                let line = format!("{} {} {range}", request.method(), request.uri());
-                requests.lock().expect("nobody panics under it").push(line);
-                Service::call(&service, request)
+                let (service, watch) = (service.clone(), watch.clone());
+                async move {
+                    if watch.refuses(&request).await {
+                        let denial = hyper::Response::builder().status(403).body(s3s::Body::empty());
+                        return Ok(denial.expect("a response"));
+                    }
+                    Service::call(&service, request).await
+                }
             });
             let _ = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), noted).await;
         });

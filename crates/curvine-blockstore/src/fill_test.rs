@@ -234,3 +234,23 @@ fn a_sealed_content_that_the_store_has_becomes_a_copy_with_the_same_bytes_and_ca
     assert!(!store.contains(KEY), "it made way for others");
     store.release(KEY).unwrap();
 }
+
+#[test]
+fn a_clean_copy_is_dropped_on_request_and_an_only_copy_never() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    fill(&store, 5, 2).unwrap();
+    let used = store.tiers()[0].used;
+    assert_eq!(store.free(copy(5)).unwrap(), 2 * MIB);
+    assert!(!store.contains(copy(5)));
+    assert_eq!(store.tiers()[0].used, used - 2 * MIB);
+    assert_eq!(store.free(copy(5)).unwrap(), 0);
+
+    let data = pattern(1, MIB as usize);
+    store.place(KEY, 1, 1, Timestamp::default(), &[]).unwrap();
+    store.write(KEY, 1, 1, WriteAt::At(0), &data, &crcs(&data)).unwrap();
+    assert_eq!(store.free(KEY).unwrap(), 0);
+    store.seal(KEY, 1, 1).unwrap();
+    assert_eq!(store.free(KEY).unwrap(), 0);
+    assert!(read(&store, KEY, 1, 0, MIB).unwrap() == data);
+}

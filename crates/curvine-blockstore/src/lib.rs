@@ -20,6 +20,7 @@ mod eviction;
 mod expose;
 mod files;
 mod fill;
+mod free;
 mod index;
 mod lease;
 mod moves;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    ContentId, ContentMapReply, ContentMapRequest, FillReply, FillRequest, GetLayoutReply, GetLayoutRequest,
-    ListJobsReply, ListJobsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest,
-    MountUfs, ReportReply, ReportRequest, SetWorkerState, UmountUfs, WorkerState, layout,
+    ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest,
+    GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListWorkersReply, ListWorkersRequest,
+    Method, MountTableReply, MountTableRequest, MountUfs, ReportReply, ReportRequest, SetWorkerState, SubmitJob, TaskSpec,
+    UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -91,9 +92,39 @@ impl FileSystem {
 
     /// Work that the log remembers, by numbers above `after`, of one mount or (0) of all.
     pub async fn jobs(&self, mount: u32, after: u64, limit: u32) -> Result<ListJobsReply> {
-        let request = |_| ListJobsRequest { mount, after, limit };
+        let request = |_| ListJobsRequest { mount, after, limit, tasks: false };
         let (reply, _) = self.core.ask(Method::ListJobs, request, self.core.deadline()).await?;
         Ok(reply)
+    }
+
+    /// Work that the log remembers, of all mounts; with `tasks` only loads, exports and frees.
+    pub async fn list_jobs(&self, after: u64, limit: u32, tasks: bool) -> Result<ListJobsReply> {
+        let request = |_| ListJobsRequest { mount: 0, after, limit, tasks };
+        let (reply, _) = self.core.ask(Method::ListJobs, request, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// Begins a load, export or free; its number, and whether it was not under way already.
+    pub async fn submit_job(&self, kind: JobKind, spec: TaskSpec) -> Result<(u64, bool)> {
+        let core = &self.core;
+        let submit = SubmitJob { kind: kind as i32, spec: Some(spec) };
+        let settle = |_: &Arc<Core>, done: Done| (done.outcome.id, done.outcome.created);
+        core.mutate(CommandBody::SubmitJob(submit), Touched::dirs([]), core.deadline(), settle).await
+    }
+
+    /// How far a load, export or free is. `wait`: for its end, up to about a second.
+    pub async fn job(&self, job: u64, wait: bool) -> Result<GetJobReply> {
+        let request = |_| GetJobRequest { job, wait };
+        let (reply, _) = self.core.ask(Method::GetJob, request, self.core.deadline()).await?;
+        Ok(reply)
+    }
+
+    /// Cancels a load, export or free, or (`retry`) does one again that has ended.
+    pub async fn control_job(&self, job: u64, retry: bool) -> Result<()> {
+        let core = &self.core;
+        let settle = |_: &Arc<Core>, _: Done| ();
+        core.mutate(CommandBody::ControlJob(ControlJob { job, retry }), Touched::dirs([]), core.deadline(), settle)
+            .await
     }
 
     /// Unmounts the under file system at a path.

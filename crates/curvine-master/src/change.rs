@@ -8,8 +8,8 @@ use std::sync::Arc;
 use curvine_namespace::ResultLookup;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    Attr, Command, Create, DataMode, FileKind, Lease, MutateReply, MutateRequest, Outcome, Rename, SetAttr, Time,
-    TruncateFileRequest, Unlink,
+    Attr, Command, Create, DataMode, FileKind, JobKind, Lease, MutateReply, MutateRequest, Outcome, Rename, SetAttr,
+    Time, TruncateFileRequest, Unlink,
 };
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub(crate) struct Numbered {
 }
 
 impl Numbered {
-    fn command(&self, body: CommandBody) -> Command {
+    pub(crate) fn command(&self, body: CommandBody) -> Command {
         let Numbered { session, sequence, lowest_unacked } = *self;
         Command { session, sequence, lowest_unacked, body: Some(body) }
     }
@@ -147,6 +147,17 @@ impl Leader {
                 let reply = self.change(numbered, CommandBody::SetWorkerState(set), &[], deadline).await?;
                 self.worker_state_changed(worker);
                 Ok(reply)
+            }
+            CommandBody::SubmitJob(submit) => {
+                // What a load brings is as good as what a read brings; the others cost all.
+                if submit.kind() != JobKind::Load {
+                    permission::check_root(&self, session, caller)?;
+                }
+                self.submit_job(numbered, submit).await
+            }
+            CommandBody::ControlJob(control) => {
+                permission::check_root(&self, session, caller)?;
+                self.control_job(numbered, control).await
             }
             _ => Err(Error::new(ErrorKind::NotPermitted, "only the master issues this command")),
         }

@@ -25,6 +25,7 @@ use crate::locks::LockWaits;
 use crate::mounts::UfsSeen;
 use crate::sessions::Sessions;
 use crate::state::MetaState;
+use crate::tasks::Tasks;
 use crate::uploads::Uploads;
 use crate::workers::Workers;
 
@@ -57,6 +58,7 @@ pub struct Leader {
     pub(crate) ufs_gates: KeyedGates<InodeId>,
     pub(crate) uploads: Uploads,
     pub(crate) drains: Drains,
+    pub(crate) tasks: Tasks,
     /// One operation on the content of a file at a time.
     pub(crate) content_locks: KeyedLocks<InodeId>,
     /// One execution of a client's numbered command at a time: a retry waits for the first attempt.
@@ -88,6 +90,7 @@ impl Leader {
             ufs_gates: KeyedGates::default(),
             uploads: Uploads::default(),
             drains: Drains::default(),
+            tasks: Tasks::default(),
             content_locks: KeyedLocks::default(),
             command_locks: KeyedLocks::default(),
             checks: tokio::sync::Semaphore::new(1),
@@ -107,6 +110,7 @@ impl Leader {
         tasks.spawn(self.clone().reap_trees());
         tasks.spawn(self.clone().upload_files());
         tasks.spawn(self.clone().drain_workers());
+        tasks.spawn(self.clone().run_tasks());
         tasks
     }
 

@@ -26,6 +26,7 @@ mod service;
 mod sessions;
 mod state;
 mod store_names;
+mod tasks;
 mod uploads;
 mod workers;
 

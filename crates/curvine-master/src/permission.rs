@@ -119,9 +119,7 @@ pub fn check_chown(
 /// Only root administers the cluster.
 pub fn check_root(master: &Leader, session: SessionId, caller: Option<&Caller>) -> Result<()> {
     match caller_of(master, session, caller)? {
-        Some(caller) if caller.uid != 0 => {
-            Err(Error::new(ErrorKind::NotPermitted, "only root may change the mount table"))
-        }
+        Some(caller) if caller.uid != 0 => Err(Error::new(ErrorKind::NotPermitted, "only root may do this")),
         _ => Ok(()),
     }
 }

@@ -105,6 +105,11 @@ impl Leader {
             ("cache_misses".to_string(), stats.cache_misses),
             ("ufs_bytes".to_string(), stats.ufs_bytes),
             ("jobs".to_string(), counts.jobs),
+            ("jobs_running".to_string(), self.tasks.running() as u64),
+            (
+                "jobs_directories_queued".to_string(),
+                self.tasks.queued.load(std::sync::atomic::Ordering::Relaxed) as u64,
+            ),
             ("uploads_running".to_string(), self.uploads.running() as u64),
             ("apply_longest_us".to_string(), status.holds.longest.as_micros() as u64),
             ("apply_over_1ms".to_string(), status.holds.over_1ms),

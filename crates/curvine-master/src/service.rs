@@ -136,6 +136,7 @@ impl Leader {
                 reply(detached(async move { self.flush_to_store(request, deadline).await }).await)
             }
             Method::ListJobs => Ok(Reply::new(&self.list_jobs(call.request()?))),
+            Method::GetJob => reply(self.get_job(call.request()?, deadline).await),
             Method::ReportChanged => {
                 only_workers(&call.peer)?;
                 let request = call.request()?;
@@ -162,6 +163,7 @@ fn is_read(method: Method) -> bool {
             | Method::GetLock
             | Method::GetLayout
             | Method::ListJobs
+            | Method::GetJob
             | Method::Open
             | Method::MountTable
             | Method::ResolveContent

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    Attr, ContentId, Empty, FlushToStoreReply, FlushToStoreRequest, Job, JobState, ListJobsReply, ListJobsRequest,
-    Method, MountInfo, ReleaseContentRequest, SetJob, StoreObjectReply, StoreObjectRequest, UfsCondition, UfsEntry,
-    UfsObject, UfsStored,
+    Attr, ContentId, Empty, FlushToStoreReply, FlushToStoreRequest, Job, JobKind, JobState, ListJobsReply,
+    ListJobsRequest, Method, MountInfo, ReleaseContentRequest, SetJob, StoreObjectReply, StoreObjectRequest,
+    UfsCondition, UfsEntry, UfsObject, UfsStored,
 };
 use curvine_types::{Error, ErrorKind, InodeId, MountId, Result, WorkerId, home};
 use futures::FutureExt;
@@ -113,7 +113,8 @@ impl Leader {
         let mut after = 0;
         loop {
             let (jobs, end) = self.replica.state().read().0.jobs(0, after, PAGE);
-            jobs.iter().for_each(|job| self.uploads.add(job.inode, Instant::now()));
+            let uploads = jobs.iter().filter(|job| job.kind() == JobKind::Upload);
+            uploads.for_each(|job| self.uploads.add(job.inode, Instant::now()));
             after = jobs.last().map_or(after, |job| job.id);
             if end {
                 break;
@@ -386,6 +387,17 @@ impl Leader {
         (true, flight)
     }
 
+    /// Has the store take a file now, with what was written until now.
+    pub(crate) async fn store_now(self: &Arc<Self>, inode: InodeId) -> Result<()> {
+        loop {
+            let (mine, flight) = self.flight(inode);
+            let flown = flight.await;
+            if mine || self.replica.state().read().0.upload_of(inode).is_none() {
+                return flown.map_err(Into::into);
+            }
+        }
+    }
+
     async fn flush_now(&self, inode: InodeId) -> Result<()> {
         for _ in 0..ATTEMPTS {
             self.seal_if(inode, true, Instant::now() + STEP).await?;
@@ -405,6 +417,10 @@ impl Leader {
     pub(crate) fn list_jobs(&self, request: ListJobsRequest) -> ListJobsReply {
         const MOST: u32 = 1000;
         let limit = request.limit.clamp(1, MOST) as usize;
+        if request.tasks {
+            let (tasks, end) = self.replica.state().read().0.tasks(request.after, limit);
+            return ListJobsReply { jobs: tasks.into_iter().map(|job| self.with_progress(job)).collect(), end };
+        }
         let (jobs, end) = self.replica.state().read().0.jobs(request.mount, request.after, limit);
         ListJobsReply { jobs, end }
     }

@@ -15,7 +15,10 @@ mod reap;
 mod rename;
 mod sessions;
 mod stored;
+mod tasks;
 mod xattrs;
+
+pub use tasks::{has_ended, is_task};
 
 use curvine_proto::Outcome;
 use curvine_proto::command::Body;
@@ -58,6 +61,9 @@ impl State {
             Body::SetWorkerState(command) => self.set_worker_state(command),
             Body::MoveBlocks(command) => self.move_blocks(command),
             Body::Reap(command) => Ok(self.reap(command)),
+            Body::SubmitJob(command) => self.submit_job(command),
+            Body::NoteJob(command) => self.note_job(command),
+            Body::ControlJob(command) => self.control_job(command),
         }
     }
 }

@@ -24,6 +24,7 @@ mod window;
 
 pub use acl::Acl;
 pub use api::*;
+pub use commands::{has_ended, is_task};
 pub use namespace::Namespace;
 pub use snapshot::{Head, Snapshot, snapshot_of_portable};
 

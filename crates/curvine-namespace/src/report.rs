@@ -124,6 +124,13 @@ impl Namespace {
         (jobs, rest.next().is_none())
     }
 
+    /// Loads, exports and frees, by numbers above `after`, and whether these were the last.
+    pub fn tasks(&self, after: u64, limit: usize) -> (Vec<Job>, bool) {
+        let mut rest = self.state.tasks_after(after);
+        let tasks = rest.by_ref().take(limit).cloned().collect();
+        (tasks, rest.next().is_none())
+    }
+
     /// The inodes of the files below a directory of a mount that are dirty, at most `limit`.
     pub fn dirty_below(&self, mount: MountId, prefix: &str, limit: usize) -> Vec<InodeId> {
         let from = self.state.job_keys.range(&(mount, prefix.into(), 0));

@@ -14,4 +14,5 @@ mod rename;
 mod rescue;
 mod sessions;
 mod stored;
+mod tasks;
 mod ufs;

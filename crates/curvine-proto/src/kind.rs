@@ -39,6 +39,9 @@ impl Command {
             Body::SetWorkerState(_) => "set_worker_state",
             Body::MoveBlocks(_) => "move_blocks",
             Body::Reap(_) => "reap",
+            Body::SubmitJob(_) => "submit_job",
+            Body::NoteJob(_) => "note_job",
+            Body::ControlJob(_) => "control_job",
         }
     }
 }

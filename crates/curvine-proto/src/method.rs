@@ -100,6 +100,11 @@ methods! {
     StoreChange = 271,
     ReleaseContent = 272,
     AdoptObject = 273,
+    Load = 350,
+    FreeContents = 351,
+
+    /// Operator to master: a load, export or free.
+    GetJob = 352,
 
     /// Between masters.
     RaftAppend = 150,

@@ -38,3 +38,12 @@ pub const BATCH_BYTES_MAX: usize = 1 << 20;
 pub const RESULT_WINDOW: usize = 1024;
 /// Most entries in one observation of an under file system.
 pub const OBSERVED_ENTRIES_MAX: usize = 1000;
+
+/// Most loads, exports and frees that are not done.
+pub const TASKS_UNDONE_MAX: usize = 1000;
+/// How many of them are remembered when they have ended.
+pub const TASKS_ENDED_MAX: usize = 200;
+/// Longest sum of the paths of one of them, in bytes.
+pub const TASK_PATHS_MAX: usize = 64 << 10;
+/// Failures of one of them that are remembered; the others are counted.
+pub const TASK_FAILURES_MAX: usize = 100;

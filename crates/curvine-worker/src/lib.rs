@@ -17,6 +17,7 @@ mod drain;
 mod engine;
 mod fetch;
 mod flight;
+mod load;
 mod local;
 mod membership;
 mod options;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::authoritative::{self, Target};
 use crate::cached;
 use crate::engine::Engine;
-use crate::{local, store_change, store_object, take};
+use crate::{load, local, store_change, store_object, take};
 
 /// Most contents in one reply to `ListHeld`.
 const HELD_MAX: usize = 4096;
@@ -207,6 +207,8 @@ impl WorkerService {
                 store_object::release(engine, request, deadline).await?;
                 Ok(Reply::new(&Empty {}))
             }
+            Method::Load => Ok(Reply::new(&load::load(engine, call.request()?, in_time(deadline)).await?)),
+            Method::FreeContents => Ok(Reply::new(&load::free(engine, call.request()?, deadline).await?)),
             Method::StoreChange => {
                 let request: StoreChangeRequest = call.request()?;
                 Ok(Reply::new(&store_change::change(engine, request, deadline).await?))

@@ -389,3 +389,38 @@ async fn statistics_travel_with_the_heartbeat() {
     tokio::time::timeout(Duration::from_secs(20), told).await.expect("the master hears of the hit");
     assert_eq!(cluster.table.stats.lock().bytes_read, 1000);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn items_are_loaded_checked_and_freed_each_with_its_own_result() {
+    let cluster = Cluster::start().await;
+    let (client, master) = (cluster.client().await, cluster.as_master().await);
+    cluster.object(5, "five", &pattern(5, 3 * MIB + 5));
+    cluster.object(6, "six", &pattern(6, 10));
+    let item = |inode, offset, length| LoadItem { inode, generation: 1, offset, length };
+    let items = vec![item(5, 0, 3 * MIB + 5), item(77, 0, 1), item(6, 0, 10)];
+    let load = LoadRequest { items: items.clone(), ..LoadRequest::default() };
+    assert_eq!(client.call::<LoadReply>(Method::Load, &load, b"").await.unwrap_err().kind(), ErrorKind::NotSupported);
+    let check = LoadRequest { check: true, verify: true, ..load.clone() };
+    let missing: LoadReply = master.call(Method::Load, &check, b"").await.unwrap();
+    assert_eq!(missing.results.iter().map(|result| result.missing).collect::<Vec<_>>(), [3 * MIB + 5, 1, 10]);
+    let loaded: LoadReply = master.call(Method::Load, &load, b"").await.unwrap();
+    assert_eq!(loaded.results.iter().map(|result| result.fetched).collect::<Vec<_>>(), [3 * MIB + 5, 0, 10]);
+    assert!(loaded.results[1].error.is_some() && loaded.results[0].error.is_none());
+    let there: LoadReply = master.call(Method::Load, &check, b"").await.unwrap();
+    assert_eq!(there.results.iter().map(|result| result.missing).collect::<Vec<_>>(), [0, 1, 0]);
+
+    // A damaged chunk is not there, once it is looked at.
+    let path = client.map(5, 0).await.unwrap().path;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 9], 2 * MIB).unwrap();
+    let damaged: LoadReply = master.call(Method::Load, &check, b"").await.unwrap();
+    assert_eq!(damaged.results[0].missing, MIB);
+
+    let contents = vec![content(5, 0).unwrap(), content(6, 0).unwrap(), content(77, 0).unwrap()];
+    let free = FreeContentsRequest { contents };
+    let freed: FreeContentsReply = master.call(Method::FreeContents, &free, b"").await.unwrap();
+    // As they were charged, in blocks of 4 KiB.
+    assert_eq!(freed.freed, 2 * MIB + 2 * 4096);
+    let gone: LoadReply = master.call(Method::Load, &check, b"").await.unwrap();
+    assert_eq!(gone.results[0].missing, 3 * MIB + 5);
+}

@@ -6,8 +6,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::fluid::args::FluidCommand;
 mod bench;
+mod jobs;
 
 pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
+pub use jobs::{JobCommand, LoadArgs, TreeArgs};
 
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
@@ -140,6 +142,15 @@ pub enum ToolCommand {
     },
     /// Bring files of an under file system into the cache
     Load(LoadArgs),
+    /// Bring files that wait for their upload into their stores now
+    Export(TreeArgs),
+    /// Drop what is cached of files that their stores have
+    Free(TreeArgs),
+    /// Work that the master does: loads, exports, frees
+    Job {
+        #[command(subcommand)]
+        command: JobCommand,
+    },
     /// The state of the cluster
     Report {
         /// What of it
@@ -380,22 +391,6 @@ pub struct UfsMountArgs {
     /// Accepted for scripts of old: paths are the same on both sides
     #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, default_missing_value = "true")]
     pub check_path_consist: Option<String>,
-}
-
-/// Bring files of an under file system into the cache of their home workers.
-///
-/// Exit code 1 if any file failed; each is named on standard error.
-#[derive(Args, Debug)]
-pub struct LoadArgs {
-    /// Paths of Curvine, or urls below a mounted one
-    #[arg(required = true)]
-    pub paths: Vec<String>,
-    /// Show how far it is
-    #[arg(long)]
-    pub watch: bool,
-    /// Files at once; else [cli] parallel
-    #[arg(long, value_name = "COUNT")]
-    pub parallel: Option<usize>,
 }
 
 #[derive(Subcommand, Debug)]

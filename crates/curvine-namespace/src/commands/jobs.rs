@@ -26,7 +26,7 @@ impl State {
         self.jobs.insert(id, Arc::new(job)).is_none()
     }
 
-    fn remove_job(&mut self, id: u64) -> Option<Arc<Job>> {
+    pub(super) fn remove_job(&mut self, id: u64) -> Option<Arc<Job>> {
         let job = self.jobs.remove(&id)?;
         self.job_keys.remove(&(job.mount, job.key.as_str().into(), id));
         if job.kind() == JobKind::Upload {

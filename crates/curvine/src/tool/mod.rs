@@ -5,12 +5,13 @@
 mod bench;
 pub mod fs;
 mod fsck;
-mod load;
+mod jobs;
 mod meta;
 pub mod mounts;
 mod node;
 pub mod output;
 mod path;
+mod progress;
 mod report;
 pub mod walk;
 
@@ -121,8 +122,11 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Mount(arguments) => mounts::mount(context, &arguments).await,
         Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
-        Task::Tool(ToolCommand::Load(arguments)) => load::run(context, arguments).await,
         Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,
+        Task::Tool(ToolCommand::Load(arguments)) => jobs::load(context, arguments).await,
+        Task::Tool(ToolCommand::Export(arguments)) => jobs::export(context, arguments).await,
+        Task::Tool(ToolCommand::Free(arguments)) => jobs::free(context, arguments).await,
+        Task::Tool(ToolCommand::Job { command }) => jobs::job(context, command).await,
         Task::Tool(
             ToolCommand::Report { .. }
             | ToolCommand::Node { .. }

@@ -135,7 +135,8 @@ async fn data_load(common: &Common, identity: &Identity) -> Result<ExitCode> {
         masters = conf.client.master_addrs.join(" "),
         "loading"
     );
-    let arguments = LoadArgs { paths: request.paths, watch: true, parallel: None };
+    let arguments =
+        LoadArgs { paths: request.paths, watch: true, verify: false, detach: false, replicas: 1, parallel: None };
     tool::run_with(conf, false, Task::Tool(ToolCommand::Load(arguments))).await
 }
 
