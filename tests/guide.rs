@@ -4,6 +4,8 @@
 mod harness;
 #[path = "guide/jobs.rs"]
 mod jobs;
+#[path = "guide/mounts.rs"]
+mod mounts;
 #[path = "guide/store.rs"]
 mod store;
 #[path = "guide/tool.rs"]

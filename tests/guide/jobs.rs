@@ -151,3 +151,31 @@ fn what_waits_is_exported_and_a_job_that_takes_too_long_is_cancelled() {
     cluster.cv(&["job", "status", &job, "--watch"]).ok();
     cluster.finish();
 }
+
+#[test]
+fn an_upload_that_died_in_the_middle_is_given_up_before_the_next_one() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let store = Store::start(&["data"]);
+    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..Plan::default() });
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--write", "back"]).ok();
+    let content = Rng::new(34).bytes(20 << 20);
+    store.hold(true);
+    std::fs::write(cluster.mount(0).join("b/large"), &content).expect("write");
+    until("parts are on their way", SOON, || {
+        store.take_requests().iter().any(|request| request.contains("partNumber")).then_some(())
+    });
+    let begun = store.unfinished();
+    assert!(!begun.is_empty());
+    cluster.kill(Role::Worker(0));
+    cluster.begin(Role::Worker(0));
+    store.hold(false);
+    until("it is stored", SOON, || {
+        std::fs::read(store.path("data", "large")).is_ok_and(|stored| stored == content).then_some(())
+    });
+    cluster.cv(&["export", "/b"]).ok();
+    until("nothing is left of the first attempt", SOON, || store.unfinished().is_empty().then_some(()));
+    cluster.finish();
+}

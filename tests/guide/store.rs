@@ -97,6 +97,12 @@ impl Store {
         std::fs::rename(unfinished, path).expect("store an object");
     }
 
+    /// What uploads in parts that have not ended left in the store.
+    pub fn unfinished(&self) -> Vec<String> {
+        let names = std::fs::read_dir(self.dir.path()).expect("list").map(|entry| entry.expect("an entry").file_name());
+        names.filter_map(|name| name.into_string().ok()).filter(|name| name.contains("upload")).collect()
+    }
+
     pub fn delete(&self, bucket: &str, key: &str) {
         std::fs::remove_file(self.path(bucket, key)).expect("delete an object");
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest,
-    GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListWorkersReply, ListWorkersRequest,
-    Method, MountTableReply, MountTableRequest, MountUfs, ReportReply, ReportRequest, SetWorkerState, SubmitJob, TaskSpec,
-    UmountUfs, WorkerState, layout,
+    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob,
+    FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply,
+    ListJobsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs,
+    ReportReply, ReportRequest, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -88,6 +88,26 @@ impl FileSystem {
             done.outcome.id
         };
         core.mutate(CommandBody::MountUfs(mount), Touched::dirs([ROOT_INODE]), core.data_deadline(), settle).await
+    }
+
+    /// Has a worker look into a store as if it were mounted, or with the changes of an `update`.
+    pub async fn check_mount(&self, mount: MountUfs) -> Result<()> {
+        let request = |session| CheckMountRequest { session, mount: Some(mount.clone()) };
+        let asked = self.core.ask::<_, CheckMountReply>(Method::CheckMount, request, self.core.data_deadline()).await;
+        asked.map(|_| ())
+    }
+
+    /// Part of a search for keys that cannot be shown, below a directory of a mount; `after` and `files` are those of the part before.
+    pub async fn check_keys(&self, path: &[u8], after: String, files: Vec<u32>, limit: u32) -> Result<SurveyReply> {
+        let request = |session| CheckKeysRequest {
+            session,
+            path: bytes::Bytes::copy_from_slice(path),
+            after: after.clone(),
+            files: files.clone(),
+            limit,
+        };
+        let (reply, _) = self.core.ask(Method::CheckKeys, request, self.core.data_deadline()).await?;
+        Ok(reply)
     }
 
     /// Work that the log remembers, by numbers above `after`, of one mount or (0) of all.

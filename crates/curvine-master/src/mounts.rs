@@ -1,9 +1,8 @@
-//! The mount table of under file systems, and their names: looked at by workers, applied by compare-and-set.
+//! Names of under file systems: looked at by workers, applied by compare-and-set.
 //!
 //! What has been looked at lately is soft state: a new leader looks again.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,15 +10,14 @@ use curvine_namespace::UfsDir;
 use curvine_proto::Method;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    Attr, Command, MountInfo, MountUfs, MutateReply, UfsChanged, UfsEntry, UfsListReply, UfsListRequest, UfsObject,
-    UfsObserved, UfsStatReply, UfsStatRequest, UmountUfs,
+    Attr, MountInfo, UfsChanged, UfsEntry, UfsListReply, UfsListRequest, UfsObject, UfsObserved, UfsStatReply,
+    UfsStatRequest,
 };
 use curvine_types::limits::OBSERVED_ENTRIES_MAX;
-use curvine_types::{Error, ErrorKind, InodeId, MountId, ROOT_INODE, Result};
+use curvine_types::{Error, ErrorKind, InodeId, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::change::Numbered;
 use crate::leader::Leader;
 use crate::sessions::boot_clock;
 
@@ -131,7 +129,7 @@ impl UfsSeen {
         seen.listed.len() + seen.names.len() + seen.files.len()
     }
 
-    fn forget(&self) {
+    pub(crate) fn forget(&self) {
         *self.inner.lock() = Seen::default();
     }
 
@@ -289,6 +287,17 @@ impl Leader {
         Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir.inode))
     }
 
+    /// Has the directory listed in the store, whenever that was done last.
+    pub(crate) async fn list_again(&self, dir: InodeId, deadline: Instant) -> Result<()> {
+        let _look = self.ufs_gates.look(dir, deadline).await?;
+        for _ in 0..ATTEMPTS {
+            if self.observe_listing(dir, deadline).await? {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir))
+    }
+
     /// One whole listing. `Ok(false)`: the directory changed under it.
     async fn observe_listing(&self, dir: InodeId, deadline: Instant) -> Result<bool> {
         let (bound, mount, attr) = self.ufs_dir(dir)?;
@@ -437,87 +446,4 @@ impl Leader {
             Err(error) => Err(error),
         }
     }
-
-    /// The deepest directory that exists on the way to a path.
-    fn deepest(&self, path: &[u8]) -> InodeId {
-        let state = self.replica.state().read();
-        let mut inode = ROOT_INODE;
-        for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
-            match state.0.lookup(inode, name) {
-                Ok(Some(child)) => inode = child.inode,
-                _ => break,
-            }
-        }
-        inode
-    }
-
-    /// Adds a mount and has a worker look into it; one that cannot be listed is taken back.
-    pub(crate) async fn mount_ufs(
-        self: &Arc<Self>,
-        numbered: Numbered,
-        mount: MountUfs,
-        deadline: Instant,
-    ) -> Result<MutateReply> {
-        self.any_worker()?;
-        let path = mount.path.clone();
-        let before = {
-            let mounts = self.replica.state().read().0.mounts();
-            let clean: Vec<&[u8]> = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-            let is_there = |mount: &MountInfo| {
-                mount.path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).eq(clean.iter().copied())
-            };
-            mounts.into_iter().find(is_there)
-        };
-        let inode = self.deepest(&path);
-        let change = self.begin_change(0, &[inode], &[], deadline).await?;
-        let command = numbered_command(&numbered, CommandBody::MountUfs(mount));
-        let outcome = self.replica.propose(command).await?;
-        drop(change);
-        if outcome.error.is_none() {
-            let id = outcome.id as MountId;
-            if let Err(error) = self.try_mount(id, deadline).await {
-                // As it was before: with other options, or not there.
-                let undo = match before {
-                    Some(MountInfo { path, url, options, secrets, settings, .. }) => {
-                        CommandBody::MountUfs(MountUfs { path, url, options, secrets, settings })
-                    }
-                    None => CommandBody::UmountUfs(UmountUfs { path, force: true }),
-                };
-                self.internal(undo, deadline).await?;
-                return Err(error);
-            }
-        }
-        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
-    }
-
-    async fn try_mount(&self, id: MountId, deadline: Instant) -> Result<()> {
-        let mount = self.replica.state().read().0.mount(id);
-        let mount =
-            mount.ok_or_else(|| Error::new(ErrorKind::Internal, "the mount is not in the table").with("mount", id))?;
-        let request = UfsListRequest { mount: id, mount_change: mount.change, limit: 1, ..Default::default() };
-        let worker = self.any_worker()?;
-        self.workers.call::<_, UfsListReply>(worker, Method::UfsList, &request, Bytes::new(), deadline).await?;
-        Ok(())
-    }
-
-    /// Takes a mount out of the tree.
-    pub(crate) async fn umount_ufs(
-        &self,
-        numbered: Numbered,
-        umount: UmountUfs,
-        deadline: Instant,
-    ) -> Result<MutateReply> {
-        let inode = self.deepest(&umount.path);
-        let parent = self.replica.state().read().0.parent(inode).unwrap_or(ROOT_INODE);
-        let _change = self.begin_change(0, &[inode, parent], &[], deadline).await?;
-        let command = numbered_command(&numbered, CommandBody::UmountUfs(umount));
-        let outcome = self.replica.propose(command).await?;
-        self.ufs.forget();
-        Ok(MutateReply { outcome: Some(outcome), ..Default::default() })
-    }
-}
-
-fn numbered_command(numbered: &Numbered, body: CommandBody) -> Command {
-    let Numbered { session, sequence, lowest_unacked } = *numbered;
-    Command { session, sequence, lowest_unacked, body: Some(body) }
 }

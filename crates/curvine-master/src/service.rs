@@ -136,7 +136,14 @@ impl Leader {
                 reply(detached(async move { self.flush_to_store(request, deadline).await }).await)
             }
             Method::ListJobs => Ok(Reply::new(&self.list_jobs(call.request()?))),
+            Method::CheckMount => reply(self.check_mount(call.request()?, deadline).await),
+            Method::CheckKeys => reply(self.check_keys(call.request()?, deadline).await),
             Method::GetJob => reply(self.get_job(call.request()?, deadline).await),
+            Method::NoteUpload => {
+                only_workers(&call.peer)?;
+                let request = call.request()?;
+                done(detached(async move { self.note_upload(request, deadline).await }).await)
+            }
             Method::ReportChanged => {
                 only_workers(&call.peer)?;
                 let request = call.request()?;
@@ -164,6 +171,8 @@ fn is_read(method: Method) -> bool {
             | Method::GetLayout
             | Method::ListJobs
             | Method::GetJob
+            | Method::CheckMount
+            | Method::CheckKeys
             | Method::Open
             | Method::MountTable
             | Method::ResolveContent

@@ -35,6 +35,8 @@ struct Stored {
     /// The version that the store has; `None`: it waits to be uploaded.
     object: Option<UfsObject>,
     generation: u64,
+    /// Of a file that waits: an upload of it that may not have ended.
+    upload: String,
 }
 
 impl Leader {
@@ -61,9 +63,29 @@ impl Leader {
             source,
             incarnation: self.incarnation,
             limit: RENAME_OBJECTS_MAX,
+            abort: String::new(),
         };
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         self.workers.call(self.any_worker()?, Method::StoreChange, &request, Bytes::new(), deadline).await
+    }
+
+    /// Takes the object of a file away, and an upload of it that may not have ended.
+    async fn delete_object(&self, mount: &MountInfo, stored: &Stored, deadline: Instant) -> Result<()> {
+        let request = StoreChangeRequest {
+            mount: mount.id,
+            mount_change: mount.change,
+            kind: StoreChangeKind::Delete as i32,
+            key: stored.key.clone(),
+            incarnation: self.incarnation,
+            abort: stored.upload.clone(),
+            ..StoreChangeRequest::default()
+        };
+        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        let worker = self.any_worker()?;
+        self.workers
+            .call::<_, StoreChangeReply>(worker, Method::StoreChange, &request, Bytes::new(), deadline)
+            .await
+            .map(|_| ())
     }
 
     fn stored(&self, inode: InodeId) -> Result<Stored> {
@@ -78,13 +100,13 @@ impl Leader {
                     mtime: ufs.mtime,
                     etag: ufs.etag,
                 };
-                Ok(Stored { key: ufs.key, object: Some(object), generation: layout.generation })
+                Ok(Stored { key: ufs.key, object: Some(object), generation: layout.generation, upload: String::new() })
             }
             _ => {
                 let job = state.0.upload_of(inode);
                 let job =
                     job.ok_or_else(|| Error::new(ErrorKind::Conflict, "not a file of a mount").with("inode", inode))?;
-                Ok(Stored { key: job.key, object: None, generation: layout.generation })
+                Ok(Stored { key: job.key, object: None, generation: layout.generation, upload: job.upload })
             }
         }
     }
@@ -165,9 +187,11 @@ impl Leader {
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
         let key = self.stored(child.inode)?.key;
         let _turn = self.uploads.keys.lock(key_number(mount.id, &key), deadline).await?;
+        // An upload may have begun, or ended, while we waited.
+        let stored = self.stored(child.inode)?;
         self.keep_directory(&mount, parent.inode, deadline).await?;
         // Also of a dirty file: the store may have an earlier version, or one whose upload was not answered.
-        self.change_store(&mount, StoreChangeKind::Delete, &key, "", None, deadline).await?;
+        self.delete_object(&mount, &stored, deadline).await?;
         self.unlink(numbered, unlink, deadline).await
     }
 
@@ -256,11 +280,10 @@ impl Leader {
         let now = self.stored(source.inode)?;
         self.keep_directory(mount, rename.parent, deadline).await?;
         match now.object {
-            None => {
-                self.change_store(mount, StoreChangeKind::Delete, &now.key, "", None, deadline).await?;
-            }
-            object => {
-                let moved = self.change_store(mount, StoreChangeKind::Move, &now.key, &key, object, deadline).await?;
+            None => self.delete_object(mount, &now, deadline).await?,
+            ref object => {
+                let moved =
+                    self.change_store(mount, StoreChangeKind::Move, &now.key, &key, object.clone(), deadline).await?;
                 let entry =
                     moved.entry.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a worker did not say what it moved"))?;
                 let UfsObject { size, mtime, etag, .. } = entry;

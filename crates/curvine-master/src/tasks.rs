@@ -7,6 +7,7 @@ mod export;
 mod free;
 mod glob;
 mod load;
+mod resync;
 mod walk;
 
 use std::collections::HashMap;
@@ -169,6 +170,7 @@ impl Leader {
             JobKind::Load => self.load_trees(spec, progress).await,
             JobKind::Export => self.export_trees(spec, progress).await,
             JobKind::Free => self.free_trees(spec, progress).await,
+            JobKind::Resync => self.resync_trees(spec, progress).await,
             JobKind::Upload | JobKind::Unknown => {}
         }
     }

@@ -14,8 +14,8 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
     Attr, ContentId, Empty, FlushToStoreReply, FlushToStoreRequest, Job, JobKind, JobState, ListJobsReply,
-    ListJobsRequest, Method, MountInfo, ReleaseContentRequest, SetJob, StoreObjectReply, StoreObjectRequest,
-    UfsCondition, UfsEntry, UfsObject, UfsStored,
+    ListJobsRequest, Method, MountInfo, NoteUploadRequest, ReleaseContentRequest, SetJob, StoreObjectReply,
+    StoreObjectRequest, UfsCondition, UfsEntry, UfsObject, UfsStored,
 };
 use curvine_types::{Error, ErrorKind, InodeId, MountId, Result, WorkerId, home};
 use futures::FutureExt;
@@ -184,7 +184,7 @@ impl Leader {
             let job = self.replica.state().read().0.upload_of(inode);
             if let Some(job) = job {
                 let state = JobState::Failed as i32;
-                let failed = SetJob { job: job.id, state, error: error.to_string() };
+                let failed = SetJob { job: job.id, state, error: error.to_string(), upload: None };
                 // Only for those who look; the file is dirty all the same.
                 let _ = self.internal(CommandBody::SetJob(failed), Instant::now() + STEP).await;
             }
@@ -228,6 +228,8 @@ impl Leader {
                 condition: Some(UfsCondition { absent: base.is_none(), present: base.as_ref().map(object_of) }),
                 token: format!("{cluster}-{inode}-{}-{epoch}-{crc:08x}", layout.generation),
                 incarnation: self.incarnation,
+                job: job.id,
+                abort: job.upload.clone(),
             };
             let deadline = Instant::now() + STEP + Duration::from_secs(attr.size / SLOWEST);
             let sent: Result<StoreObjectReply> =
@@ -258,6 +260,16 @@ impl Leader {
             return self.note_stored(inode, &mount, stored, (worker.0, content)).await;
         }
         Err(Error::new(ErrorKind::Ufs, "the object changes in the store again and again").with("inode", inode))
+    }
+
+    /// A worker has begun an upload in parts: from now on whoever stores the file next gives it up first.
+    pub(crate) async fn note_upload(&self, request: NoteUploadRequest, deadline: Instant) -> Result<()> {
+        let NoteUploadRequest { job, incarnation, upload } = request;
+        if incarnation != self.incarnation {
+            return Err(Error::new(ErrorKind::Conflict, "the upload was ordered by an earlier leader"));
+        }
+        let noted = SetJob { job, upload: Some(upload), ..SetJob::default() };
+        self.internal(CommandBody::SetJob(noted), deadline).await.map(|_| ())
     }
 
     async fn note_stored(

@@ -105,6 +105,14 @@ methods! {
 
     /// Operator to master: a load, export or free.
     GetJob = 352,
+    /// Operator to master, and on to a worker: whether a store can be mounted.
+    CheckMount = 353,
+    CheckStore = 354,
+    /// Operator to master, and on to a worker: keys that cannot be shown.
+    CheckKeys = 355,
+    Survey = 356,
+    /// Worker to master: an upload in parts has begun.
+    NoteUpload = 357,
 
     /// Between masters.
     RaftAppend = 150,

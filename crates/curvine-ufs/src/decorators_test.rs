@@ -56,6 +56,10 @@ impl Ufs for Script {
         Box::pin(std::future::pending())
     }
 
+    fn abort<'a>(&'a self, key: &'a str, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.make_directory(key)
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { self.stat(key).await.map(|_| ()) })
     }
@@ -73,6 +77,10 @@ impl Ufs for Script {
     }
 
     fn rename_directory<'a>(&'a self, _: &'a str, _: &'a str, _: u64) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(std::future::pending())
+    }
+
+    fn survey<'a>(&'a self, _: &'a str, _: &'a SurveyMark, _: usize) -> BoxFuture<'a, Result<SurveyPage>> {
         Box::pin(std::future::pending())
     }
 

@@ -26,6 +26,10 @@ pub(crate) fn from_store(error: &opendal::Error, key: &str, secrets: &[Secret]) 
     }
     let said: String = said.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_MAX).collect();
     let said = said.trim();
+    let message = match crate::diagnosis::hint(said) {
+        Some(hint) => format!("{message}: {hint}"),
+        None => message.to_string(),
+    };
     let ours = Error::new(kind, message).with("key", key);
     if said.is_empty() { ours } else { ours.with("store", said) }
 }
@@ -39,7 +43,7 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string()
 }
 
-fn scrub(text: &str, secrets: &[Secret]) -> String {
+pub(crate) fn scrub(text: &str, secrets: &[Secret]) -> String {
     secrets
         .iter()
         .filter_map(|secret| std::str::from_utf8(secret.expose()).ok())

@@ -5,18 +5,23 @@
 
 mod counters;
 mod cursors;
+mod diagnosis;
 mod error;
 mod limit;
 mod local;
+mod local_survey;
 mod local_write;
 mod metered;
 mod options;
 mod policy;
 mod retry;
 mod s3;
+mod s3_multipart;
 mod s3_pages;
+mod s3_transport;
 mod s3_write;
 mod source;
+mod survey;
 mod timeout;
 
 use std::collections::BTreeMap;
@@ -31,6 +36,7 @@ pub use counters::{Counters, CountersSnapshot};
 pub use options::split_secrets;
 pub use policy::{Policy, store_timeout};
 pub use source::{Condition, Source};
+pub use survey::{OddKey, SurveyMark, SurveyPage};
 
 /// A file or a directory of an under file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +97,9 @@ pub trait Ufs: Send + Sync {
     /// then. `VersionMismatch`: it has something else. Repeating it is fine: an object that carries the source's token is its own.
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>>;
 
+    /// Gives up an upload of `key` whose maker told its id (`Source::begun`) and died; one that is not there is fine.
+    fn abort<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>>;
+
     /// Makes the directory `key` (ends in `/`) and what is missing above it; one that is there is fine.
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>>;
 
@@ -106,6 +115,9 @@ pub trait Ufs: Send + Sync {
     /// Moves all that is below the directory `from` to below `to` (both end in `/`); how many objects. `CrossDevice`, and nothing
     /// is done: there are more than `limit`.
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>>;
+
+    /// Looks through all keys below `prefix`, in their order after `from`, about `limit` of them, for those that cannot be shown.
+    fn survey<'a>(&'a self, prefix: &'a str, from: &'a SurveyMark, limit: usize) -> BoxFuture<'a, Result<SurveyPage>>;
 
     /// What went to the store and came back.
     fn counters(&self) -> &Counters;
@@ -124,6 +136,7 @@ pub fn open_with(
     policy: Policy,
 ) -> Result<Arc<dyn Ufs>> {
     let counters = Arc::new(Counters::default());
+    let policy = options::policy_of(options, policy)?;
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     let store: Arc<dyn Ufs> = match scheme {
         "file" => Arc::new(local::LocalUfs::open(rest, options, secrets, counters.clone())?),

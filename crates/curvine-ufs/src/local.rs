@@ -23,7 +23,7 @@ use tracing::debug;
 use crate::cursors::Cursors;
 use crate::local_write::UPLOADS;
 use crate::options::unknown;
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct LocalUfs {
     tree: Arc<Tree>,
@@ -284,6 +284,11 @@ impl Ufs for LocalUfs {
         self.store_file(key, source, when).boxed()
     }
 
+    fn abort<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<()>> {
+        // What is left of an upload goes when the same file is stored again.
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         let key = key.to_string();
         self.blocking(move |tree| tree.make_directory(&key)).boxed()
@@ -307,6 +312,12 @@ impl Ufs for LocalUfs {
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, _limit: u64) -> BoxFuture<'a, Result<u64>> {
         let (from, to) = (from.to_string(), to.to_string());
         self.blocking(move |tree| tree.rename(&from, &to).map(|()| 1)).boxed()
+    }
+
+    fn survey<'a>(&'a self, prefix: &'a str, _: &'a SurveyMark, _: usize) -> BoxFuture<'a, Result<SurveyPage>> {
+        // Names of a local directory are names; what is left out are those that are no text, and what is neither file nor directory.
+        let prefix = prefix.to_string();
+        self.blocking(move |tree| tree.survey(&prefix)).boxed()
     }
 
     fn counters(&self) -> &Counters {

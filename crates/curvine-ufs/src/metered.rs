@@ -7,7 +7,7 @@ use bytes::Bytes;
 use curvine_types::{ErrorKind, Result};
 use futures::future::BoxFuture;
 
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct MeteredUfs {
     inner: Arc<dyn Ufs>,
@@ -71,6 +71,10 @@ impl Ufs for MeteredUfs {
         })
     }
 
+    fn abort<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.count(self.inner.abort(key, upload)))
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.count(self.inner.make_directory(key)))
     }
@@ -89,6 +93,10 @@ impl Ufs for MeteredUfs {
 
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
         Box::pin(self.count(self.inner.rename_directory(from, to, limit)))
+    }
+
+    fn survey<'a>(&'a self, prefix: &'a str, from: &'a SurveyMark, limit: usize) -> BoxFuture<'a, Result<SurveyPage>> {
+        Box::pin(self.count(self.inner.survey(prefix, from, limit)))
     }
 
     fn counters(&self) -> &Counters {

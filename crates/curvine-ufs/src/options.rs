@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use curvine_types::units::parse_duration;
 use curvine_types::{Error, ErrorKind, Result, Secret};
+
+use crate::Policy;
 
 /// An option of S3: its own name, its other names, whether it is a credential.
 pub(crate) struct Known {
@@ -15,11 +18,14 @@ pub(crate) struct Known {
 
 /// Every option, each also accepted with `s3.` before it.
 #[rustfmt::skip]
-pub(crate) const S3_OPTIONS: [Known; 8] = [
-    Known { name: "endpoint_url", others: &["endpoint"], secret: false },
-    Known { name: "region_name", others: &["region"], secret: false },
-    Known { name: "path_style", others: &["force.path.style", "force_path_style"], secret: false },
+pub(crate) const S3_OPTIONS: [Known; 11] = [
+    Known { name: "endpoint_url", others: &["endpoint", "endpoint-url"], secret: false },
+    Known { name: "region_name", others: &["region", "region-name"], secret: false },
+    Known { name: "path_style", others: &["force.path.style", "force_path_style", "force-path-style", "path-style", "path.style.access"], secret: false },
     Known { name: "list_objects_version", others: &[], secret: false },
+    Known { name: "retry_times", others: &["retry-times", "retries"], secret: false },
+    Known { name: "connect_timeout", others: &["connect-timeout"], secret: false },
+    Known { name: "read_timeout", others: &["read-timeout"], secret: false },
     Known { name: "anonymous", others: &["allow_anonymous"], secret: false },
     Known { name: "access", others: &["credentials.access", "access_key", "access-key", "access_key_id"], secret: true },
     Known { name: "secret", others: &["credentials.secret", "secret_key", "secret-key", "secret_access_key"], secret: true },
@@ -52,6 +58,28 @@ pub fn split_secrets(options: BTreeMap<String, String>) -> (BTreeMap<String, Str
         }
     }
     (open, secrets)
+}
+
+/// The policy as the options of a mount change it.
+pub(crate) fn policy_of(options: &BTreeMap<String, String>, mut policy: Policy) -> Result<Policy> {
+    let wrong = |name: &str, value: &str| {
+        Error::new(ErrorKind::Config, "malformed option of the under file system")
+            .with("option", name)
+            .with("have", value)
+    };
+    for (name, value) in options {
+        let (Some(option), value) = (known(name), value.trim()) else { continue };
+        let duration = || parse_duration(value).map_err(|error| wrong(name, value).caused_by(error));
+        match option.name {
+            _ if value.is_empty() => {}
+            "retry_times" => policy.retries = value.parse().map_err(|_| wrong(name, value))?,
+            "connect_timeout" => policy.connect_timeout = duration()?,
+            // What a reader waits for altogether is not the store's to say.
+            "read_timeout" => policy.attempt_timeout = duration()?.min(policy.timeout),
+            _ => {}
+        }
+    }
+    Ok(policy)
 }
 
 /// Options by their own names, the empty ones left out. An unknown name is an error that lists the known ones; its value is
@@ -98,6 +126,8 @@ mod tests {
             ("endpoint_url", "endpoint_url"),
             ("s3.region", "region_name"),
             ("s3.path_style", "path_style"),
+            ("s3.retry_times", "retry_times"),
+            ("connect-timeout", "connect_timeout"),
             ("s3.force.path.style", "path_style"),
         ] {
             let (open, secrets) = split_secrets(map(&[(spelling, "v")]));
@@ -115,6 +145,15 @@ mod tests {
             let (open, secrets) = split_secrets(map(&[(spelling, "v")]));
             assert!(open.is_empty() && secrets.contains_key(own), "{spelling}");
         }
+    }
+
+    #[test]
+    fn retries_and_timeouts_of_a_mount_are_its_own() {
+        let policy = Policy::default();
+        let changed = policy_of(&map(&[("s3.retry_times", "7"), ("read_timeout", "3s"), ("x", "y")]), policy).unwrap();
+        assert_eq!((changed.retries, changed.attempt_timeout.as_secs()), (7, 3));
+        assert_eq!(policy_of(&map(&[("read_timeout", "1h")]), policy).unwrap().attempt_timeout, policy.timeout);
+        assert!(policy_of(&map(&[("retry_times", "many")]), policy).unwrap_err().to_string().contains("retry_times"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub fn store_timeout(policy: &Policy, bytes: u64) -> Duration {
 /// Limits of one under file system.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
     /// Deadline of one attempt.
     pub attempt_timeout: Duration,
     /// Deadline of a call with all its attempts and its waiting for a turn.
@@ -39,6 +41,7 @@ pub struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            connect_timeout: Duration::from_secs(5),
             attempt_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(20),
             retries: 4,

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use tracing::debug;
 
 use crate::policy::Policy;
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 /// Credit is counted in tenths of a retry.
 const TENTHS: u32 = 10;
@@ -90,6 +90,10 @@ impl<U: Ufs> Ufs for RetryUfs<U> {
         Box::pin(self.repeat(move || self.inner.store(key, source, when)))
     }
 
+    fn abort<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.abort(key, upload)))
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.repeat(move || self.inner.make_directory(key)))
     }
@@ -108,6 +112,10 @@ impl<U: Ufs> Ufs for RetryUfs<U> {
 
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
         Box::pin(self.repeat(move || self.inner.rename_directory(from, to, limit)))
+    }
+
+    fn survey<'a>(&'a self, prefix: &'a str, from: &'a SurveyMark, limit: usize) -> BoxFuture<'a, Result<SurveyPage>> {
+        Box::pin(self.repeat(move || self.inner.survey(prefix, from, limit)))
     }
 
     fn counters(&self) -> &Counters {

@@ -15,15 +15,17 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use opendal::raw::normalize_path;
 use opendal::{HttpTransporter, Metadata, OperationContext, Operator, services};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use tracing::debug;
 
 use crate::cursors::Cursors;
 use crate::error::from_store;
 use crate::options::s3_options;
 use crate::policy::Policy;
+use crate::s3_multipart::{Access, Multipart};
 use crate::s3_pages::{Listed, Pages};
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs, entry_name};
+use crate::s3_transport::CheckedTransport;
+use crate::survey::Surveyor;
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs, entry_name};
 
 /// Most keys in one answer of the store.
 const PAGE_MAX: usize = 1000;
@@ -34,6 +36,7 @@ type Entries = BoxStream<'static, Result<Listed>>;
 
 pub(crate) struct S3Ufs {
     pub(crate) operator: Operator,
+    pub(crate) multipart: Arc<Multipart>,
     /// Whether the store knows conditions on writes; assumed until it says that it does not.
     pub(crate) conditional: AtomicBool,
     /// For messages: `bucket/prefix`.
@@ -63,11 +66,16 @@ impl S3Ufs {
             return Err(config("the prefix must not have empty parts or spaces at its ends"));
         }
         let builder = options.apply(services::S3::default().bucket(bucket).root(&format!("/{root}")), bucket);
-        let secrets: Arc<[Secret]> = options.secrets.into();
+        let secrets: Arc<[Secret]> = options.secrets.clone().into();
         let operator = Operator::new(builder).map_err(|error| from_store(&error, "", &secrets).with("url", place))?;
-        let operator = operator.with_context(OperationContext::new().with_http_transport(transport(policy)?));
+        let client = client(policy)?;
+        let transport = HttpTransporter::new(CheckedTransport::new(client.clone()));
+        let access = options.access(bucket, &root);
+        let multipart = Multipart::new(access, client, transport.clone(), policy, secrets.clone());
+        let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self {
             operator,
+            multipart: Arc::new(multipart),
             conditional: AtomicBool::new(true),
             place: place.to_string(),
             secrets,
@@ -153,6 +161,29 @@ impl S3Ufs {
             Ok(Listed { key, object })
         });
         Ok(Pages::new(entries.boxed(), page, start_after))
+    }
+
+    async fn survey(&self, prefix: &str, from: &SurveyMark, limit: usize) -> Result<SurveyPage> {
+        let failed = self.failed(prefix);
+        let mut lister = self.operator.lister_with(prefix).recursive(true).limit(PAGE_MAX);
+        if !from.key.is_empty() {
+            lister = lister.start_after(&from.key);
+        }
+        let mut entries = lister.await.map_err(&failed)?;
+        let mut surveyor = Surveyor::new(from);
+        while let Some(entry) = entries.next().await.transpose().map_err(&failed)? {
+            let key = entry.path();
+            // The directory itself, and what some stores tell once more.
+            if key == "/" || key == prefix || (!from.key.is_empty() && key <= from.key.as_str()) {
+                continue;
+            }
+            surveyor.look(key);
+            if surveyor.page.keys >= limit.max(1) as u64 {
+                let last = key.to_string();
+                return Ok(surveyor.finish(Some(last)));
+            }
+        }
+        Ok(surveyor.finish(None))
     }
 
     async fn read(&self, key: &str, offset: u64, len: u64, expect: &Expect) -> Result<Bytes> {
@@ -243,11 +274,11 @@ fn whole_seconds(time: SystemTime) -> SystemTime {
 }
 
 /// Connections of this file system's own; TLS by rustls with the machine's certificates.
-fn transport(policy: &Policy) -> Result<HttpTransporter> {
+fn client(policy: &Policy) -> Result<reqwest::Client> {
     // Another part of the process may have chosen a provider before; either will do.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder()
-        .connect_timeout(policy.attempt_timeout.min(Duration::from_secs(5)))
+    reqwest::Client::builder()
+        .connect_timeout(policy.connect_timeout.min(policy.attempt_timeout))
         .pool_max_idle_per_host(policy.concurrency)
         .build()
         .map_err(|source| {
@@ -256,8 +287,7 @@ fn transport(policy: &Policy) -> Result<HttpTransporter> {
                 "cannot make an HTTP client; it needs this machine's CA certificates (package ca-certificates)",
             )
             .caused_by(source)
-        })?;
-    Ok(HttpTransporter::new(ReqwestTransport::new(client)))
+        })
 }
 
 struct S3Options {
@@ -307,6 +337,36 @@ impl S3Options {
             return Err(config("endpoint_url must begin with http:// or https://").with("endpoint_url", endpoint));
         }
         Ok(Self { values, path_style, anonymous, list_v1, secrets })
+    }
+
+    /// The same for requests that OpenDAL does not make.
+    fn access(&self, bucket: &str, root: &str) -> Access {
+        let value = |name: &str| self.values.get(name).cloned();
+        let endpoint = value("endpoint_url");
+        let is_amazon = endpoint.as_deref().is_none_or(|endpoint| endpoint.contains("amazonaws.com"));
+        let by_environment = || ["AWS_REGION", "AWS_DEFAULT_REGION"].iter().find_map(|name| std::env::var(name).ok());
+        let region = value("region_name").or_else(|| is_amazon.then(by_environment).flatten());
+        let region = region.unwrap_or_else(|| REGION_DEFAULT.to_string());
+        let endpoint = match endpoint {
+            Some(endpoint) if endpoint.contains("://") => endpoint,
+            Some(endpoint) => format!("https://{endpoint}"),
+            None => format!("https://s3.{region}.amazonaws.com"),
+        };
+        // As OpenDAL takes it.
+        let endpoint = endpoint.trim_end_matches('/').replace(&format!("//{bucket}."), "//");
+        let endpoint = match endpoint.as_str() {
+            "https://s3.amazonaws.com" => format!("https://s3.{region}.amazonaws.com"),
+            _ => endpoint,
+        };
+        let base = match self.path_style.unwrap_or(!is_amazon || bucket.contains('.')) {
+            true => format!("{endpoint}/{bucket}"),
+            false => endpoint.replacen("://", &format!("://{bucket}."), 1),
+        };
+        let keys = match (value("access"), value("secret")) {
+            (Some(access), Some(secret)) => Some((access, secret, value("session_token"))),
+            _ => None,
+        };
+        Access { base, prefix: root.trim_matches('/').to_string(), region, keys, anonymous: self.anonymous }
     }
 
     fn apply(&self, mut builder: services::S3, bucket: &str) -> services::S3 {
@@ -360,6 +420,10 @@ impl Ufs for S3Ufs {
         self.store_object(key, source, when).boxed()
     }
 
+    fn abort<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.multipart.abort(key, upload).boxed()
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         self.put_marker(key).boxed()
     }
@@ -378,6 +442,10 @@ impl Ufs for S3Ufs {
 
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
         self.move_directory(from, to, limit).boxed()
+    }
+
+    fn survey<'a>(&'a self, prefix: &'a str, from: &'a SurveyMark, limit: usize) -> BoxFuture<'a, Result<SurveyPage>> {
+        self.survey(prefix, from, limit).boxed()
     }
 
     fn counters(&self) -> &Counters {

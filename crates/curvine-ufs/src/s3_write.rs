@@ -12,6 +12,7 @@ use futures::{FutureExt, StreamExt};
 use opendal::options::{DeleteOptions, WriteOptions};
 
 use crate::s3::{S3Ufs, compare, file, is_plain, quoted};
+use crate::s3_multipart::{Guard, Upload};
 use crate::{Condition, Expect, Object, Source};
 
 /// Objects up to this size are stored with one request.
@@ -92,26 +93,36 @@ impl S3Ufs {
             self.operator.write_options(key, data, options).await.map_err(&failed)?;
             return Ok(());
         }
-        let part = PART.max(source.size().div_ceil(PARTS_MAX)).next_multiple_of(1 << 20);
-        (options.chunk, options.concurrent) = (Some(part as usize), PARTS_AT_ONCE);
-        let mut writer = self.operator.writer_options(key, options).await.map_err(&failed)?;
-        let sent = async {
-            let mut offset = 0;
-            while offset < source.size() {
-                let data = source.read(offset, part.min(source.size() - offset)).await?;
-                offset += data.len() as u64;
-                writer.write(data).await.map_err(&failed)?;
+        let guard = match (&options.if_match, options.if_not_exists) {
+            (Some(etag), _) => Guard::Etag(etag.clone()),
+            (None, true) => Guard::Absent,
+            (None, false) => Guard::None,
+        };
+        self.put_in_parts(key, source, &guard).await
+    }
+
+    async fn put_in_parts(&self, key: &str, source: &dyn Source, guard: &Guard) -> Result<()> {
+        let size = source.size();
+        let part = PART.max(size.div_ceil(PARTS_MAX)).next_multiple_of(1 << 20);
+        let id = self.multipart.begin(key, (TOKEN, source.token())).await?;
+        let upload = Upload::new(self.multipart.clone(), key, id);
+        source.begun(&upload.id).await?;
+        let send = |number: u64| {
+            let id = &upload.id;
+            async move {
+                let offset = number * part;
+                let data = source.read(offset, part.min(size - offset)).await?;
+                self.multipart.part(key, id, number as usize + 1, data).await
             }
-            source.check().await?;
-            writer.close().await.map_err(&failed).map(|_| ())
+        };
+        let mut sent = futures::stream::iter(0..size.div_ceil(part)).map(send).buffered(PARTS_AT_ONCE);
+        let mut etags = Vec::new();
+        while let Some(etag) = sent.next().await {
+            etags.push(etag?);
         }
-        .await;
-        if sent.is_err()
-            && let Err(error) = writer.abort().await
-        {
-            tracing::warn!(key, %error, "an upload was not aborted");
-        }
-        sent
+        drop(sent);
+        source.check().await?;
+        upload.complete(&etags, guard).await
     }
 
     /// For stores without conditions.

@@ -18,6 +18,10 @@ pub trait Source: Send + Sync {
     /// Exactly `len` bytes from `offset`.
     fn read<'a>(&'a self, offset: u64, len: u64) -> BoxFuture<'a, Result<Bytes>>;
 
+    /// An upload has begun in the store and nothing of it is sent yet. When this returns its id is where it outlives the process, so
+    /// that somebody can abort it; an error gives the upload up.
+    fn begun<'a>(&'a self, upload: &'a str) -> BoxFuture<'a, Result<()>>;
+
     /// The last check before the object becomes visible.
     fn check<'a>(&'a self) -> BoxFuture<'a, Result<()>>;
 }

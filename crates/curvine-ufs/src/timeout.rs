@@ -7,7 +7,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
 use crate::policy::{SLOW, time_for};
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct TimeoutUfs<U> {
     inner: U,
@@ -58,6 +58,10 @@ impl<U: Ufs> Ufs for TimeoutUfs<U> {
         Box::pin(self.bound_for(source.size(), self.inner.store(key, source, when)))
     }
 
+    fn abort<'a>(&'a self, key: &'a str, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.abort(key, upload)))
+    }
+
     fn make_directory<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<()>> {
         Box::pin(self.bound(self.inner.make_directory(key)))
     }
@@ -76,6 +80,10 @@ impl<U: Ufs> Ufs for TimeoutUfs<U> {
 
     fn rename_directory<'a>(&'a self, from: &'a str, to: &'a str, limit: u64) -> BoxFuture<'a, Result<u64>> {
         Box::pin(self.bound_slow(self.inner.rename_directory(from, to, limit)))
+    }
+
+    fn survey<'a>(&'a self, prefix: &'a str, from: &'a SurveyMark, limit: usize) -> BoxFuture<'a, Result<SurveyPage>> {
+        Box::pin(self.bound_slow(self.inner.survey(prefix, from, limit)))
     }
 
     fn counters(&self) -> &Counters {

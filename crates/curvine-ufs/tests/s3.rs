@@ -1,5 +1,7 @@
 //! The S3 adapter against a real S3 protocol server in this process.
 
+#[path = "support/credentials.rs"]
+mod credentials;
 mod support;
 #[path = "support/writes.rs"]
 mod writes;
@@ -227,4 +229,59 @@ async fn names_are_changed_as_in_a_file_system() {
     let most = ufs.rename_directory("e/", "g/", 3).await.unwrap_err();
     assert_eq!(most.kind(), ErrorKind::CrossDevice);
     assert!(ufs.stat("e/f/sub/3").await.unwrap().is_some());
+}
+
+/// What uploads in parts have left in the store; waits until nothing is left, for as long as that may take.
+async fn left_behind(store: &Store) -> Vec<String> {
+    let root = store.bucket().parent().unwrap().to_path_buf();
+    let mut left = Vec::new();
+    for _ in 0..500 {
+        let names = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        left = names.filter(|name| name.contains("upload")).collect();
+        if left.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    left
+}
+
+#[tokio::test]
+async fn an_upload_in_parts_is_told_first_and_leaves_nothing_when_it_ends_early() {
+    let store = Store::start().await;
+    let ufs = open(&store, "s3://data/below");
+    let large = vec![5u8; 20 << 20];
+    let plain = || writes::Plain::new(&large, "t");
+    let none = |key: &str| !store.path("below").join(key).exists();
+
+    let forgets = writes::Plain { forgets: true, ..plain() };
+    ufs.store("a", &forgets, &Condition::Any).await.unwrap_err();
+    assert!(!forgets.uploads.lock().unwrap().is_empty() && none("a"));
+    assert_eq!(left_behind(&store).await, Vec::<String>::new(), "nothing was noted of it, so it is given up");
+
+    let changes = writes::Plain { changes: true, ..plain() };
+    assert_eq!(ufs.store("a", &changes, &Condition::Any).await.unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!((left_behind(&store).await, none("a")), (Vec::new(), true));
+
+    let stalls = writes::Plain { stalls: true, ..plain() };
+    let gave_up = tokio::time::timeout(Duration::from_millis(500), ufs.store("a", &stalls, &Condition::Any)).await;
+    assert!(gave_up.is_err() && stalls.uploads.lock().unwrap().len() == 1);
+    assert_eq!((left_behind(&store).await, none("a")), (Vec::new(), true), "whoever gives up waiting gives it up");
+
+    // Somebody else, who has the id from the log, gives up what goes on nowhere.
+    let stuck = Arc::new(writes::Plain { stalls: true, ..plain() });
+    let (other, source) = (ufs.clone(), stuck.clone());
+    let task = tokio::spawn(async move { other.store("a", &*source, &Condition::Any).await.map(|_| ()) });
+    let id = loop {
+        if let Some(id) = stuck.uploads.lock().unwrap().first().cloned() {
+            break id;
+        }
+        tokio::task::yield_now().await;
+    };
+    ufs.abort("a", &id).await.unwrap();
+    assert_eq!((left_behind(&store).await, none("a")), (Vec::new(), true));
+    let stored = ufs.store("a", &plain(), &Condition::Any).await.unwrap();
+    assert_eq!(stored.size, large.len() as u64);
+    assert!(std::fs::read(store.path("below/a")).unwrap() == large);
+    task.abort();
 }

@@ -19,6 +19,7 @@ mod fetch;
 mod flight;
 mod load;
 mod local;
+mod look;
 mod membership;
 mod options;
 mod reply;

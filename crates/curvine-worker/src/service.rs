@@ -9,10 +9,10 @@ use curvine_proto::{
     FallocateRequest, FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method,
     OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, ReleaseContentRequest, SealRequest,
     SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest,
-    TruncateRequest, UfsListReply, UfsListRequest, UfsObject, UfsStatReply, UfsStatRequest, WriteRequest,
+    TruncateRequest, UfsListRequest, UfsObject, UfsStatRequest, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
-use curvine_types::limits::{IO_MAX, OBSERVED_ENTRIES_MAX};
+use curvine_types::limits::IO_MAX;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::authoritative::{self, Target};
 use crate::cached;
 use crate::engine::Engine;
-use crate::{load, local, store_change, store_object, take};
+use crate::{load, local, look, store_change, store_object, take};
 
 /// Most contents in one reply to `ListHeld`.
 const HELD_MAX: usize = 4096;
@@ -182,11 +182,11 @@ impl WorkerService {
             }
             Method::UfsList => {
                 let request: UfsListRequest = call.request()?;
-                Ok(Reply::new(&list(engine, request, deadline).await?))
+                Ok(Reply::new(&look::list(engine, request, deadline).await?))
             }
             Method::UfsStat => {
                 let request: UfsStatRequest = call.request()?;
-                Ok(Reply::new(&stat(engine, request, deadline).await?))
+                Ok(Reply::new(&look::stat(engine, request, deadline).await?))
             }
             Method::StoreObject => {
                 let request: StoreObjectRequest = call.request()?;
@@ -207,6 +207,11 @@ impl WorkerService {
                 store_object::release(engine, request, deadline).await?;
                 Ok(Reply::new(&Empty {}))
             }
+            Method::CheckStore => {
+                look::check_store(engine, call.request()?, deadline).await?;
+                Ok(Reply::new(&Empty {}))
+            }
+            Method::Survey => Ok(Reply::new(&look::survey(engine, call.request()?, deadline).await?)),
             Method::Load => Ok(Reply::new(&load::load(engine, call.request()?, in_time(deadline)).await?)),
             Method::FreeContents => Ok(Reply::new(&load::free(engine, call.request()?, deadline).await?)),
             Method::StoreChange => {
@@ -261,22 +266,6 @@ fn held(engine: &Engine, request: &ListHeldRequest) -> ListHeldReply {
         } as i32,
     };
     ListHeldReply { contents: items.iter().map(content).collect(), end: items.is_empty() }
-}
-
-async fn list(engine: &Engine, request: UfsListRequest, deadline: Instant) -> Result<UfsListReply> {
-    let ufs = engine.sources.mount(request.mount, request.mount_change, deadline).await?;
-    let limit = (request.limit as usize).clamp(1, OBSERVED_ENTRIES_MAX);
-    let page = within(deadline, ufs.list(&request.prefix, &request.start_after, limit)).await?;
-    Ok(UfsListReply {
-        entries: page.entries.into_iter().map(ufs_object).collect(),
-        next: page.next.unwrap_or_default(),
-    })
-}
-
-async fn stat(engine: &Engine, request: UfsStatRequest, deadline: Instant) -> Result<UfsStatReply> {
-    let ufs = engine.sources.mount(request.mount, request.mount_change, deadline).await?;
-    let found = within(deadline, ufs.stat(&request.key)).await?;
-    Ok(UfsStatReply { found: found.is_some(), entry: found.map(ufs_object) })
 }
 
 /// Leaves time to say what happened: a caller that only times out learns nothing.

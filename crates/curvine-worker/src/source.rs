@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use curvine_blockstore::ContentKey;
 use curvine_proto::{
-    Method, ReportChangedRequest, ResolveContentReply, ResolveContentRequest, ResolveMountReply, ResolveMountRequest,
-    UfsEntry,
+    Method, NoteUploadRequest, ReportChangedRequest, ResolveContentReply, ResolveContentRequest, ResolveMountReply,
+    ResolveMountRequest, UfsEntry,
 };
 use curvine_rpc::{Body, Channel};
 use curvine_types::{Error, ErrorKind, MountId, Result, Secret};
@@ -64,6 +64,11 @@ impl Sources {
             retired: Mutex::default(),
             handles: Mutex::default(),
         }
+    }
+
+    /// Deadlines and limits of stores here.
+    pub fn policy(&self) -> Policy {
+        self.policy
     }
 
     /// The number that the master gave this worker.
@@ -145,6 +150,13 @@ impl Sources {
             .values()
             .map(|ufs| ufs.counters().snapshot())
             .fold(retired, |(requests, bytes), counts| (requests + counts.requests, bytes + counts.bytes))
+    }
+
+    /// Has the log remember an upload that has begun.
+    pub async fn note_upload(&self, job: u64, incarnation: u64, upload: &str, deadline: Instant) -> Result<()> {
+        let request = NoteUploadRequest { job, incarnation, upload: upload.to_string() };
+        let told = self.master.call(Method::NoteUpload, &request, Body::Empty, self.master_deadline(deadline)).await;
+        told.map(|(_, _): (curvine_proto::Empty, _)| ())
     }
 
     /// Tells the master that the store has another object, or none, where this content came from.

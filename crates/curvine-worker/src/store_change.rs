@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::engine::Engine;
 use crate::service::{ufs_object, within};
+use crate::store_object::give_up;
 
 type Keys = HashMap<(MountId, String), Arc<tokio::sync::Mutex<()>>>;
 
@@ -82,9 +83,10 @@ pub(crate) async fn change(
 ) -> Result<StoreChangeReply> {
     engine.orders.obey(request.incarnation)?;
     let kind = request.kind();
-    let StoreChangeRequest { mount, mount_change, key, to, source, limit, .. } = request;
+    let StoreChangeRequest { mount, mount_change, key, to, source, limit, abort, .. } = request;
     let _turn = engine.orders.turn(mount, &key, deadline).await?;
     let ufs = engine.sources.mount(mount, mount_change, deadline).await?;
+    give_up(&ufs, &key, &abort, deadline).await?;
     let mut reply = StoreChangeReply { entry: None, objects: 1 };
     match kind {
         StoreChangeKind::MakeDirectory => within(deadline, ufs.make_directory(&key)).await?,

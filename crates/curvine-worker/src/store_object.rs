@@ -14,7 +14,7 @@ use curvine_proto::{
 use curvine_rpc::crc32c;
 use curvine_types::limits::{INLINE_MAX, PIECE_SIZE};
 use curvine_types::{Error, ErrorKind, Result};
-use curvine_ufs::{Condition, Source};
+use curvine_ufs::{Condition, Source, Ufs};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
@@ -38,6 +38,9 @@ struct ContentSource {
     /// The content is these bytes, not a local file.
     inline: Option<Bytes>,
     token: String,
+    /// Whose upload it is, by whose order.
+    job: u64,
+    incarnation: u64,
     deadline: Instant,
 }
 
@@ -109,6 +112,10 @@ impl Source for ContentSource {
         Box::pin(self.load(offset, len))
     }
 
+    fn begun<'a>(&'a self, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.engine.sources.note_upload(self.job, self.incarnation, upload, self.deadline))
+    }
+
     fn check<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { self.still_sealed() })
     }
@@ -119,6 +126,21 @@ fn condition(condition: Option<UfsCondition>) -> Condition {
         Some(UfsCondition { absent: true, .. }) => Condition::Absent,
         Some(UfsCondition { present: Some(object), .. }) => Condition::Is(expect(&object)),
         _ => Condition::Any,
+    }
+}
+
+/// Gives up an upload that somebody has begun earlier. A store that may not, or cannot, do that does not keep the file waiting: what is
+/// stored is guarded by conditions anyway.
+pub(crate) async fn give_up(ufs: &Arc<dyn Ufs>, key: &str, upload: &str, deadline: Instant) -> Result<()> {
+    if upload.is_empty() {
+        return Ok(());
+    }
+    match within(deadline, ufs.abort(key, upload)).await {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::NotSupported) => {
+            tracing::warn!(key, upload, %error, "an upload that was begun earlier could not be given up");
+            Ok(())
+        }
+        aborted => aborted,
     }
 }
 
@@ -147,9 +169,12 @@ pub(crate) async fn store(
         size: request.size,
         inline: inline.clone(),
         token: request.token,
+        job: request.job,
+        incarnation: request.incarnation,
         deadline,
     };
     source.still_sealed()?;
+    give_up(&ufs, &request.key, &request.abort, deadline).await?;
     let condition = condition(request.condition);
     let object = within(deadline, ufs.store(&request.key, &source, &condition)).await?;
     if let Some(data) = inline {
@@ -209,6 +234,8 @@ pub(crate) async fn adopt(
                 size,
                 inline: None,
                 token: String::new(),
+                job: 0,
+                incarnation: 0,
                 deadline,
             };
             local.load(offset, len).await?

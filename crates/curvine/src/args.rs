@@ -340,6 +340,11 @@ pub struct StandaloneArgs {
 
 /// Bind a directory or bucket to a path of Curvine. Without arguments, print the mount table.
 ///
+/// The store is looked into at once; what is wrong with url, options or network is said, and nothing is mounted then.
+///
+/// `cv mount resync PATH` compares all names that are known below a path with the store, `cv mount check PATH` lists the keys below it
+/// that no file can have as its name. `cv mount --update PATH -c key=value` changes options and credentials of a mount in place.
+///
 /// Examples:
 ///
 ///   cv mount s3://bucket/models /models -c endpoint_url=http://minio:9000 -c access=@/run/key -c secret=@/run/secret
@@ -348,40 +353,48 @@ pub struct StandaloneArgs {
 #[derive(Args, Debug, Default)]
 pub struct UfsMountArgs {
     /// What to bind: file:///path or s3://bucket/prefix
-    #[arg(requires = "path")]
     pub url: Option<String>,
     /// Where: an absolute path of Curvine that is not there or empty
     pub path: Option<String>,
     /// Option of the store; a value @FILE is read from the file, so that no credential is on the command line
     #[arg(short = 'c', long = "config", value_name = "KEY=VALUE")]
     pub config: Vec<String>,
-    /// Who is the authority: cache_mode, the store
-    #[arg(long, value_name = "MODE", default_value = "cache_mode")]
-    pub write_type: String,
-    /// When a written file is in its store: through, when close returns; back, some moments later
-    #[arg(long, value_name = "WHEN", default_value = "through")]
-    pub write: String,
-    /// Whether the tree can be changed: read_write or read_only
-    #[arg(long, value_name = "MODE", default_value = "read_write")]
-    pub access_mode: String,
-    /// How long a look into the store is believed, such as 30s; 0: not at all
-    #[arg(long, value_name = "DURATION", default_value = "10s")]
-    pub ttl: String,
+    /// Change options and settings of the mount at the path: those that are given, an empty value takes an option away
+    #[arg(long)]
+    pub update: bool,
+    /// Only look into the store and say what is wrong, if anything is
+    #[arg(long)]
+    pub check: bool,
+    /// As --check, and print what would be mounted
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Who is the authority: cache_mode, the store (the default)
+    #[arg(long, value_name = "MODE")]
+    pub write_type: Option<String>,
+    /// When a written file is in its store: through, when close returns (the default); back, some moments later
+    #[arg(long, value_name = "WHEN")]
+    pub write: Option<String>,
+    /// Whether the tree can be changed: read_write (the default) or read_only
+    #[arg(long, value_name = "MODE")]
+    pub access_mode: Option<String>,
+    /// How long a look into the store is believed, such as 30s; 0: not at all; 10s unless given
+    #[arg(long, value_name = "DURATION")]
+    pub ttl: Option<String>,
     /// Compare size, time or etag with the store when a file is opened
     #[arg(long)]
     pub read_verify_ufs: bool,
-    /// Owner of the tree
-    #[arg(long, value_name = "UID", default_value_t = 0)]
-    pub uid: u32,
-    /// Group of the tree
-    #[arg(long, value_name = "GID", default_value_t = 0)]
-    pub gid: u32,
-    /// Permission bits of its files, in octal
-    #[arg(long, value_name = "MODE", default_value = "644")]
-    pub file_mode: String,
-    /// Permission bits of its directories, in octal
-    #[arg(long, value_name = "MODE", default_value = "755")]
-    pub dir_mode: String,
+    /// Owner of the tree; root unless given
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+    /// Group of the tree; root unless given
+    #[arg(long, value_name = "GID")]
+    pub gid: Option<u32>,
+    /// Permission bits of its files, in octal; 644 unless given
+    #[arg(long, value_name = "MODE")]
+    pub file_mode: Option<String>,
+    /// Permission bits of its directories, in octal; 755 unless given
+    #[arg(long, value_name = "MODE")]
+    pub dir_mode: Option<String>,
     /// Unit in which its files are spread over workers, such as 64MB; else the cluster's block size
     #[arg(long, value_name = "SIZE")]
     pub block_size: Option<String>,

@@ -34,7 +34,10 @@ fn options_may_stand_before_and_after_the_command() {
         let cv = Cv::try_parse_from(line.split(' ')).unwrap();
         assert!(cv.target.json && cv.common.conf == Some("/c".into()), "{line}");
     }
-    assert!(Cv::try_parse_from(["cv", "mount", "s3://only/a/url"]).is_err());
+    let update = Cv::try_parse_from("cv mount --update /p -c secret=@f --ttl 1m".split(' ')).unwrap();
+    assert!(
+        matches!(update.command, CvCommand::Mount(UfsMountArgs { update: true, url: Some(path), .. }) if path == "/p")
+    );
     let curvine = Curvine::try_parse_from(["curvine", "cv", "mount", "--json"]).unwrap();
     assert!(curvine.target.json);
 }

@@ -24,7 +24,7 @@ const SLOWEST: u64 = 128 << 10;
 impl Leader {
     pub(super) async fn export_trees(self: &Arc<Self>, spec: &TaskSpec, progress: &Progress) {
         let (sender, files) = mpsc::channel(FOUND_MAX);
-        let walk = self.walk(spec, Look { stores: false }, progress, sender);
+        let walk = self.walk(spec, Look::Known, progress, sender);
         tokio::join!(walk, self.export_files(files, progress));
         progress.edit(|now| now.walked = true);
     }

@@ -22,7 +22,7 @@ const STEP: Duration = Duration::from_secs(60);
 impl Leader {
     pub(super) async fn free_trees(&self, spec: &TaskSpec, progress: &Progress) {
         let (sender, files) = mpsc::channel(FILES_AT_ONCE);
-        let walk = self.walk(spec, Look { stores: false }, progress, sender);
+        let walk = self.walk(spec, Look::Known, progress, sender);
         tokio::join!(walk, self.free_files(files, progress));
         progress.edit(|now| now.walked = true);
     }

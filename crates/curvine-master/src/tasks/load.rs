@@ -86,11 +86,11 @@ fn may_pass(error: &Error) -> bool {
 
 impl Leader {
     pub(super) async fn load_trees(&self, spec: &TaskSpec, progress: &Progress) {
-        let look = Look { stores: true };
+        let look = Look::Stores;
         for round in 1..=ROUNDS {
             let failed = self.load_round(spec, look, progress).await;
             // Names are as they were found; new ones are a matter of the next load.
-            let trees = Source::Trees(spec, Look { stores: false });
+            let trees = Source::Trees(spec, Look::Known);
             let unseen = Progress::default();
             let missing = self.pass(Pass::Check { verify: spec.verify }, trees, spec, &unseen).await;
             let missing: Vec<Unfinished> = missing.into_iter().filter(|file| !failed.contains(&file.inode)).collect();
@@ -195,7 +195,7 @@ impl Driver<'_> {
         let mut asked = FuturesUnordered::new();
         let mut open = true;
         loop {
-            let turns = REQUESTS_AT_ONCE * self.leader.workers.live().len().max(1);
+            let turns = REQUESTS_AT_ONCE * self.leader.lasting_workers().len().max(1);
             // What is gathered waits only while more is at hand.
             let everything = !open || files.is_empty();
             while asked.len() < turns {
@@ -237,7 +237,7 @@ impl Driver<'_> {
                 now.found_bytes += ufs.size;
             });
         }
-        let live = self.leader.workers.live();
+        let live = self.leader.lasting_workers();
         let block_size = ufs.block_size.max(1);
         let mut parts = Vec::new();
         let mut offset = 0;

@@ -41,10 +41,14 @@ struct Place {
 }
 
 /// How a walk looks.
-#[derive(Clone, Copy)]
-pub(super) struct Look {
-    /// Ask the stores for names.
-    pub stores: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Only at what is known.
+    Known,
+    /// Into the stores, unless that was done lately.
+    Stores,
+    /// Into the stores, again, wherever something is known.
+    Again,
 }
 
 fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
@@ -135,10 +139,22 @@ impl Leader {
     }
 
     async fn look_into(&self, dir: &Attr, look: Look) -> Result<()> {
-        if dir.mount == 0 || !look.stores {
+        if dir.mount == 0 {
             return Ok(());
         }
-        self.fault_in_listing(dir, Instant::now() + LOOK).await
+        let deadline = Instant::now() + LOOK;
+        match look {
+            Look::Known => Ok(()),
+            Look::Stores => self.fault_in_listing(dir, deadline).await,
+            Look::Again => {
+                let known = {
+                    let state = self.replica.state().read();
+                    let listed = state.0.ufs_dir(dir.inode).is_some_and(|dir| dir.complete_at.is_some());
+                    listed || !state.0.ufs_names(dir.inode, 0, 1)?.0.is_empty()
+                };
+                if known { self.list_again(dir.inode, deadline).await } else { Ok(()) }
+            }
+        }
     }
 
     /// What a typed path names: itself if it is there, else all that fit it as a pattern; nothing is an error.
@@ -161,7 +177,7 @@ impl Leader {
         if dir.attr.kind() != FileKind::Directory {
             return Ok(None);
         }
-        if dir.attr.mount != 0 && look.stores {
+        if dir.attr.mount != 0 && look != Look::Known {
             self.fault_in_name(&dir.attr, &Bytes::copy_from_slice(name), Instant::now() + LOOK).await?;
         }
         let found = self.name_now(dir.attr.inode, name)?;

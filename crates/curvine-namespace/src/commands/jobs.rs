@@ -118,6 +118,9 @@ impl State {
             if state != JobState::Unknown {
                 job.state = state as i32;
             }
+            if let Some(upload) = &command.upload {
+                job.upload = upload.clone();
+            }
             if !command.error.is_empty() {
                 job.attempts = job.attempts.saturating_add(1);
                 job.error = command.error.chars().take(ERROR_MAX).collect();

@@ -93,6 +93,7 @@ impl State {
         if inode.content != command.generation || inode.size != entry.size || !is_same_content {
             self.edit_job(job.id, |job| {
                 job.base = Some(entry.clone());
+                job.upload.clear();
                 job.state = JobState::Waiting as i32;
             });
             return Ok(Outcome { attr: self.attr(id), ..Outcome::default() });
@@ -168,6 +169,7 @@ impl State {
                 if let Some(job) = self.uploads.get(&id).copied() {
                     self.edit_job(job, |job| {
                         job.key = key;
+                        job.upload.clear();
                         job.base = base;
                     });
                 }

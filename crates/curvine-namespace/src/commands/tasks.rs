@@ -14,7 +14,7 @@ const FAILURE_MAX: usize = 500;
 
 /// Whether a job is one that an operator asked for.
 pub fn is_task(job: &Job) -> bool {
-    matches!(job.kind(), JobKind::Load | JobKind::Export | JobKind::Free)
+    matches!(job.kind(), JobKind::Load | JobKind::Export | JobKind::Free | JobKind::Resync)
 }
 
 /// Whether nothing more will be done for a task.
@@ -35,7 +35,7 @@ impl State {
         let job = Job { kind: command.kind, spec: Some(spec), state: JobState::Waiting as i32, ..Job::default() };
         let paths = job.spec.as_ref().map(|spec| spec.paths.as_slice()).unwrap_or_default();
         if !is_task(&job) || paths.is_empty() || paths.iter().any(|path| path.first() != Some(&b'/')) {
-            return Err(fail(ErrorKind::InvalidArgument, "a load, export or free of absolute paths is wanted"));
+            return Err(fail(ErrorKind::InvalidArgument, "a load, export, free or resync of absolute paths is wanted"));
         }
         let length = paths.iter().map(|path| path.len()).sum::<usize>();
         if length > TASK_PATHS_MAX {

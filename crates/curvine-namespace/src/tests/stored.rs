@@ -241,7 +241,7 @@ fn a_mount_with_files_that_wait_is_taken_off_by_force_only() {
     let (mut d, root, ..) = mounted();
     let f = d.make(root, "f");
     let job = d.ns.upload_of(f).unwrap().id;
-    let failed = SetJob { job, state: JobState::Failed as i32, error: "denied".into() };
+    let failed = SetJob { job, state: JobState::Failed as i32, error: "denied".into(), upload: None };
     d.ok(0, Body::SetJob(failed.clone()));
     let job = d.ns.upload_of(f).unwrap();
     assert_eq!((job.attempts, job.error.as_str()), (1, "denied"));

@@ -13,6 +13,7 @@ fn mount(path: &str, url: &str) -> Body {
         options: [("region".to_string(), "r".to_string())].into(),
         secrets: [("key".to_string(), "s".into())].into(),
         settings: Some(settings),
+        update: false,
     })
 }
 

@@ -11,11 +11,24 @@ pub struct Plain {
     pub token: String,
     /// Somebody changes them before they are whole.
     pub changes: bool,
+    /// Only its beginning can be read.
+    pub stalls: bool,
+    /// Ids of uploads cannot be noted.
+    pub forgets: bool,
+    /// The uploads that were begun.
+    pub uploads: std::sync::Mutex<Vec<String>>,
 }
 
 impl Plain {
     pub fn new(data: &[u8], token: &str) -> Self {
-        Self { data: data.to_vec(), token: token.to_string(), changes: false }
+        Self {
+            data: data.to_vec(),
+            token: token.to_string(),
+            changes: false,
+            stalls: false,
+            forgets: false,
+            uploads: Default::default(),
+        }
     }
 }
 
@@ -29,7 +42,17 @@ impl Source for Plain {
     }
 
     fn read<'a>(&'a self, offset: u64, len: u64) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(async move { Ok(Bytes::copy_from_slice(&self.data[offset as usize..(offset + len) as usize])) })
+        Box::pin(async move {
+            if self.stalls && offset > 0 {
+                std::future::pending::<()>().await;
+            }
+            Ok(Bytes::copy_from_slice(&self.data[offset as usize..(offset + len) as usize]))
+        })
+    }
+
+    fn begun<'a>(&'a self, upload: &'a str) -> BoxFuture<'a, Result<()>> {
+        self.uploads.lock().unwrap().push(upload.to_string());
+        Box::pin(async { if self.forgets { Err(Error::new(ErrorKind::Unavailable, "not noted")) } else { Ok(()) } })
     }
 
     fn check<'a>(&'a self) -> BoxFuture<'a, Result<()>> {

@@ -119,18 +119,7 @@ fn ufs_argument(text: &str, options: &[String]) -> Result<UfsMountArgs> {
     };
     // A local directory takes no options; they are meant for the stores beside it.
     let config = if url.starts_with("file://") { Vec::new() } else { options.to_vec() };
-    Ok(UfsMountArgs {
-        url: Some(url),
-        path: Some(path.to_string()),
-        config,
-        write_type: "cache_mode".into(),
-        write: "through".into(),
-        access_mode: "read_write".into(),
-        ttl: "10s".into(),
-        file_mode: "644".into(),
-        dir_mode: "755".into(),
-        ..UfsMountArgs::default()
-    })
+    Ok(UfsMountArgs { url: Some(url), path: Some(path.to_string()), config, ..UfsMountArgs::default() })
 }
 
 fn make_directory(path: &Path) -> Result<PathBuf> {

@@ -50,6 +50,12 @@ pub async fn free(context: &Context, arguments: TreeArgs) -> Result<ExitCode> {
     run(context, Typed { kind: JobKind::Free, paths: &paths, watch, detach }, TaskSpec::default()).await
 }
 
+/// Compares what is known of trees with their stores.
+pub async fn resync(context: &Context, path: &str) -> Result<ExitCode> {
+    let paths = [path.to_string()];
+    run(context, Typed { kind: JobKind::Resync, paths: &paths, watch: false, detach: false }, TaskSpec::default()).await
+}
+
 async fn run(context: &Context, typed: Typed<'_>, mut spec: TaskSpec) -> Result<ExitCode> {
     for path in typed.paths {
         spec.paths.push(path_of(&context.fs, path).await?.into());
@@ -121,6 +127,9 @@ fn tell(context: &Context, job: &Job, seconds: f64) -> Result<()> {
         say(&format!("job {} was cancelled", job.id))?;
     }
     let TaskProgress { files, bytes, moved_bytes, failed, own_files, .. } = progress;
+    if job.kind() == JobKind::Resync {
+        return say(&format!("{files} files are as the store has them; {failed} failed; {seconds:.1} s"));
+    }
     let (moved, rest) = (format_size(moved_bytes), rest_words(job.kind()));
     let word = moved_word(job.kind());
     say(&format!("{files} files, {}: {moved} {word}, {rest}; {failed} failed; {seconds:.1} s", format_size(bytes)))?;
@@ -151,6 +160,7 @@ fn kind_word(kind: JobKind) -> &'static str {
         JobKind::Load => "load",
         JobKind::Export => "export",
         JobKind::Free => "free",
+        JobKind::Resync => "resync",
         JobKind::Unknown => "unknown",
     }
 }

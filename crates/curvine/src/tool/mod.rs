@@ -7,6 +7,7 @@ pub mod fs;
 mod fsck;
 mod jobs;
 mod meta;
+mod mount_check;
 pub mod mounts;
 mod node;
 pub mod output;

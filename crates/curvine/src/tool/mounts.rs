@@ -15,6 +15,9 @@ use super::output::{say, say_json, table as draw};
 use super::path::{clean, mode};
 use crate::args::UfsMountArgs;
 
+/// How long a look into a store is believed unless the mount says otherwise.
+const TTL_DEFAULT: Duration = Duration::from_secs(10);
+
 /// Prints the mount table.
 pub async fn table(context: &Context) -> Result<ExitCode> {
     let mut mounts = context.fs.mount_table().await?.mounts;
@@ -59,10 +62,23 @@ fn mount_json(mount: &MountInfo) -> Value {
     })
 }
 
-/// Binds a store to a path, then looks into it.
+/// Binds a store to a path, then looks into it; or only looks, or changes what is bound.
 pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCode> {
-    let request = request(arguments, context.conf.master.block_size)?;
+    match (arguments.url.as_deref(), arguments.path.as_deref()) {
+        (Some("resync"), Some(path)) => return super::jobs::resync(context, path).await,
+        (Some("check"), Some(path)) => return super::mount_check::run(context, path).await,
+        _ => {}
+    }
+    let request = match arguments.update {
+        true => update(context, arguments).await?,
+        false => request(arguments, context.conf.master.block_size)?,
+    };
     let (url, path) = (request.url.clone(), request.path.clone());
+    let shown = String::from_utf8_lossy(&path).into_owned();
+    if arguments.check || arguments.dry_run {
+        context.fs.check_mount(request.clone()).await.map_err(|error| error.with("mount", &url))?;
+        return checked(context, arguments, &request);
+    }
     let id = context.fs.mount_ufs(request).await?;
     if !arguments.no_check
         && let Err(error) = look_into(&context.fs, &path).await
@@ -72,12 +88,56 @@ pub async fn mount(context: &Context, arguments: &UfsMountArgs) -> Result<ExitCo
         }
         eprintln!("warning: it is mounted, but nobody could look into it yet: {error}");
     }
-    let path = String::from_utf8_lossy(&path);
-    match context.json {
-        true => say_json(&json!({ "id": id, "url": url, "path": path }))?,
-        false => say(&format!("mounted {url} at {path}"))?,
+    match (context.json, arguments.update) {
+        (true, _) => say_json(&json!({ "id": id, "url": url, "path": shown }))?,
+        (false, true) => say(&format!("changed the mount of {url} at {shown}"))?,
+        (false, false) => say(&format!("mounted {url} at {shown}"))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells of a store that was looked into without mounting it.
+fn checked(context: &Context, arguments: &UfsMountArgs, request: &MountUfs) -> Result<ExitCode> {
+    let info = MountInfo {
+        path: request.path.clone(),
+        url: request.url.clone(),
+        options: request.options.clone(),
+        settings: request.settings.clone(),
+        ..MountInfo::default()
+    };
+    match (context.json, arguments.dry_run) {
+        (true, _) => say_json(&mount_json(&info))?,
+        (false, true) => say(&format!("would mount {} at {}: {:#}", info.url, path_of(&info), mount_json(&info)))?,
+        (false, false) => say(&format!("{} is there and can be listed", info.url))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is bound, with what was typed in the place of what it had. The master has the options and secrets that were not typed.
+async fn update(context: &Context, arguments: &UfsMountArgs) -> Result<MountUfs> {
+    let (url, path) = match (&arguments.url, &arguments.path) {
+        (Some(path), None) => (None, path),
+        (Some(url), Some(path)) => (Some(url.trim_end_matches('/')), path),
+        _ => return Err(Error::new(ErrorKind::Config, "say which mount to change, such as --update /data")),
+    };
+    let path = clean(path)?;
+    let mounts = context.fs.mount_table().await?.mounts;
+    let there = mounts.into_iter().find(|mount| mount.path == path.as_bytes());
+    let there = there
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, "nothing is mounted there, see cv mount").with("path", &path))?;
+    if url.is_some_and(|url| url != there.url) {
+        let message = "another under file system is mounted at the path; unmount it first";
+        return Err(Error::new(ErrorKind::AlreadyExists, message).with("path", &path).with("url", &there.url));
+    }
+    let (options, secrets) = options(arguments)?;
+    Ok(MountUfs {
+        path: path.into_bytes().into(),
+        url: there.url,
+        options,
+        secrets,
+        settings: Some(settings(arguments, there.settings.unwrap_or_default())?),
+        update: true,
+    })
 }
 
 /// Whether the store refused or failed, and not the cluster, whose workers may not run yet.
@@ -124,47 +184,73 @@ pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
     let missing = || Error::new(ErrorKind::Config, "say what to mount and where, such as s3://bucket/prefix /data");
     let url = arguments.url.clone().ok_or_else(missing)?;
     let path = clean(arguments.path.as_deref().ok_or_else(missing)?)?;
-    if arguments.write_type != "cache_mode" {
-        let message = "this version mounts under file systems in cache_mode only";
-        return Err(Error::new(ErrorKind::NotSupported, message).with("write_type", &arguments.write_type));
-    }
-    let options = arguments.config.iter().map(|text| option(text)).collect::<Result<BTreeMap<_, _>>>()?;
-    let (options, secrets) = curvine_ufs::split_secrets(options);
-    curvine_ufs::open(&url, &options, &secrets)?;
-    let ttl = if arguments.ttl == "0" { Duration::ZERO } else { parse_duration(&arguments.ttl)? };
-    let settings = UfsMountSettings {
-        uid: arguments.uid,
-        gid: arguments.gid,
-        file_mode: mode(&arguments.file_mode)?,
-        dir_mode: mode(&arguments.dir_mode)?,
-        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
-        block_size: arguments.block_size.as_deref().map(parse_size).transpose()?.unwrap_or(block_size),
-        write_type: arguments.write_type.clone(),
-        read_verify: arguments.read_verify_ufs,
-        read_only: match arguments.access_mode.as_str() {
-            "" | "read_write" | "rw" => false,
-            "read_only" | "ro" => true,
-            other => {
-                return Err(
-                    Error::new(ErrorKind::Config, "--access-mode is read_write or read_only").with("have", other)
-                );
-            }
-        },
-        write_back: match arguments.write.as_str() {
-            "" | "through" => false,
-            "back" => true,
-            other => return Err(Error::new(ErrorKind::Config, "--write is through or back").with("have", other)),
-        },
+    let (options, secrets) = options(arguments)?;
+    let known = secrets.iter().map(|(name, secret)| (name.clone(), Secret::new(secret.to_vec()))).collect();
+    curvine_ufs::open(&url, &options.clone().into_iter().collect(), &known)?;
+    let base = UfsMountSettings {
+        file_mode: 0o644,
+        dir_mode: 0o755,
+        ttl_ms: TTL_DEFAULT.as_millis() as u64,
+        block_size,
+        write_type: "cache_mode".to_string(),
+        ..UfsMountSettings::default()
     };
-    let secrets: HashMap<String, bytes::Bytes> =
-        secrets.into_iter().map(|(name, secret)| (name, bytes::Bytes::copy_from_slice(secret.expose()))).collect();
     Ok(MountUfs {
         path: path.into_bytes().into(),
         url: url.trim_end_matches('/').to_string(),
-        options: options.into_iter().collect(),
+        options,
         secrets,
-        settings: Some(settings),
+        settings: Some(settings(arguments, base)?),
+        update: false,
     })
+}
+
+type Options = (HashMap<String, String>, HashMap<String, bytes::Bytes>);
+
+fn options(arguments: &UfsMountArgs) -> Result<Options> {
+    let typed = arguments.config.iter().map(|text| option(text)).collect::<Result<BTreeMap<_, _>>>()?;
+    let (options, secrets) = curvine_ufs::split_secrets(typed);
+    let bytes = |secret: Secret| bytes::Bytes::copy_from_slice(secret.expose());
+    Ok((options.into_iter().collect(), secrets.into_iter().map(|(name, secret)| (name, bytes(secret))).collect()))
+}
+
+/// The settings of `base` but for what was typed.
+fn settings(arguments: &UfsMountArgs, base: UfsMountSettings) -> Result<UfsMountSettings> {
+    let mut settings = base;
+    let wrong = |message, have: &str| Err(Error::new(ErrorKind::Config, message).with("have", have));
+    if let Some(write_type) = arguments.write_type.as_deref().filter(|mode| *mode != "cache_mode") {
+        let message = "this version mounts under file systems in cache_mode only";
+        return Err(Error::new(ErrorKind::NotSupported, message).with("write_type", write_type));
+    }
+    if let Some(ttl) = &arguments.ttl {
+        let ttl = if ttl == "0" { Duration::ZERO } else { parse_duration(ttl)? };
+        settings.ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    }
+    settings.uid = arguments.uid.unwrap_or(settings.uid);
+    settings.gid = arguments.gid.unwrap_or(settings.gid);
+    if let Some(bits) = &arguments.file_mode {
+        settings.file_mode = mode(bits)?;
+    }
+    if let Some(bits) = &arguments.dir_mode {
+        settings.dir_mode = mode(bits)?;
+    }
+    if let Some(size) = &arguments.block_size {
+        settings.block_size = parse_size(size)?;
+    }
+    settings.read_verify |= arguments.read_verify_ufs;
+    match arguments.access_mode.as_deref() {
+        None => {}
+        Some("read_write" | "rw") => settings.read_only = false,
+        Some("read_only" | "ro") => settings.read_only = true,
+        Some(other) => return wrong("--access-mode is read_write or read_only", other),
+    }
+    match arguments.write.as_deref() {
+        None => {}
+        Some("through") => settings.write_back = false,
+        Some("back") => settings.write_back = true,
+        Some(other) => return wrong("--write is through or back", other),
+    }
+    Ok(settings)
 }
 
 /// `key=value`, or `key=@file`, whose content is the value.
@@ -193,12 +279,9 @@ mod tests {
             url: Some("s3://bucket/prefix/".into()),
             path: Some("/data/".into()),
             config: config.iter().map(|text| text.to_string()).collect(),
-            write_type: "cache_mode".into(),
-            write: "through".into(),
-            access_mode: "read_write".into(),
-            ttl: "30s".into(),
-            file_mode: "640".into(),
-            dir_mode: "750".into(),
+            ttl: Some("30s".into()),
+            file_mode: Some("640".into()),
+            dir_mode: Some("750".into()),
             ..UfsMountArgs::default()
         }
     }
@@ -226,7 +309,7 @@ mod tests {
         assert!(request(&arguments(&["colour=red"]), 1 << 20).unwrap_err().to_string().contains("endpoint_url"));
         let error = request(&arguments(&["AKIA-not-a-pair"]), 1 << 20).unwrap_err().to_string();
         assert!(!error.contains("AKIA"), "{error}");
-        assert!(request(&UfsMountArgs { write_type: "fs_mode".into(), ..arguments(&[]) }, 1).is_err());
+        assert!(request(&UfsMountArgs { write_type: Some("fs_mode".into()), ..arguments(&[]) }, 1).is_err());
         assert!(request(&UfsMountArgs { path: Some("data".into()), ..arguments(&[]) }, 1).is_err());
     }
 }

@@ -104,11 +104,10 @@ fn arguments(path: &str, mount: &DatasetMount) -> UfsMountArgs {
         url: Some(mount.mount_point.clone()),
         path: Some(path.to_string()),
         config: plain.chain(encrypted).collect(),
-        write_type: "cache_mode".to_string(),
-        ttl: TTL.to_string(),
+        ttl: Some(TTL.to_string()),
         // Whoever runs in a pod of the dataset may use it, as with Fluid's other runtimes.
-        file_mode: "666".to_string(),
-        dir_mode: "777".to_string(),
+        file_mode: Some("666".to_string()),
+        dir_mode: Some("777".to_string()),
         ..UfsMountArgs::default()
     }
 }
