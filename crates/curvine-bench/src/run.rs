@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use curvine_types::{Error, Result};
 
-use crate::files::{Place, Work, works};
+use crate::files::{Caches, Place, Work, works};
 use crate::{Figure, cold, median};
 
 /// A directory to measure on.
@@ -59,8 +59,8 @@ pub fn run(
     let mut works: Vec<Work> = works(options.threads);
     let groups: Vec<usize> = works.iter().filter(|work| options.wants(&work.row.id)).map(|work| work.group).collect();
     works.retain(|work| groups.contains(&work.group) && (work.needed || options.wants(&work.row.id)));
-    if works.iter().any(|work| work.cold) && !cold::can_drop() {
-        works.retain(|work| !work.cold);
+    if works.iter().any(|work| work.caches == Caches::Cold) && !cold::can_drop() {
+        works.retain(|work| work.caches != Caches::Cold);
         outcome.notes.push("cold rows are left out: dropping the kernel's caches needs root".to_string());
     }
     let all: Vec<&Ground> = baseline.into_iter().chain(grounds).collect();
@@ -74,12 +74,9 @@ pub fn run(
         for (work, rates) in works.iter().zip(&mut rates) {
             for ((ground, folder), rates) in all.iter().zip(&folders).zip(rates.iter_mut()) {
                 step(&format!("{} on {}", work.row.id, ground.name), done / total);
-                if work.cold {
-                    cold::drop_caches()?;
-                }
                 let place =
                     Place { dir: folder.0.clone(), size: options.size, files: options.files, limit: options.limit };
-                let measure = (work.run)(&place);
+                let measure = work.prepare(&place).and_then(|()| (work.run)(&place));
                 let measure = measure.map_err(|error| error.with("row", &work.row.id).with("on", &ground.name))?;
                 rates.push(measure.rate());
                 done += 1.0;

@@ -51,6 +51,20 @@ pub(super) fn read(place: &Place) -> Result<Measure> {
     }
 }
 
+/// Brings all of it into the page cache.
+pub(super) fn warm(place: &Place) -> Result<()> {
+    let path = place.big();
+    let file = File::open(&path).map_err(failed(&path))?;
+    let mut piece = vec![0; PIECE];
+    let mut offset = 0;
+    while offset < place.size {
+        let length = usize::try_from(place.size - offset).unwrap_or(PIECE).min(PIECE);
+        file.read_exact_at(&mut piece[..length], offset).map_err(failed(&path))?;
+        offset += length as u64;
+    }
+    Ok(())
+}
+
 /// Single pages until the limit.
 pub(super) fn read_random(place: &Place) -> Result<Measure> {
     let path = place.big();

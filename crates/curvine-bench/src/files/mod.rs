@@ -41,13 +41,35 @@ impl Place {
 /// Something that is measured on a directory. Works are run in their order: later ones find the files of earlier ones.
 pub struct Work {
     pub row: Row,
-    /// The kernel's caches are dropped before.
-    pub cold: bool,
+    /// What the kernel has in its caches before.
+    pub caches: Caches,
     /// Works of one group use the same files.
     pub group: usize,
     /// Makes or removes what the others of its group use: it is run even if nobody asked for its figure.
     pub needed: bool,
     pub run: Run,
+}
+
+/// See [`Work`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caches {
+    /// Whatever the works before have left.
+    AsTheyAre,
+    /// The big file: it is read once before.
+    Warm,
+    /// Nothing: they are dropped before.
+    Cold,
+}
+
+impl Work {
+    /// Sees to it that the caches are as they must be.
+    pub fn prepare(&self, place: &Place) -> Result<()> {
+        match self.caches {
+            Caches::AsTheyAre => Ok(()),
+            Caches::Warm => big::warm(place),
+            Caches::Cold => crate::cold::drop_caches(),
+        }
+    }
 }
 
 /// What a work does, once.
@@ -64,30 +86,24 @@ pub fn works(many: usize) -> Vec<Work> {
 }
 
 fn big_works() -> Vec<Work> {
+    use Caches::{AsTheyAre, Cold, Warm};
     use Unit::{Bytes, Operations};
-    let work = |id: &str, what: &str, cold, unit, goal, run: fn(&Place) -> Result<Measure>| Work {
+    let work = |id: &str, what: &str, caches, unit, goal, run: fn(&Place) -> Result<Measure>| Work {
         row: Row { id: id.to_string(), what: what.to_string(), unit, goal: Goal::Ratio(goal) },
-        cold,
+        caches,
         group: 0,
         needed: id == "seq_write",
         run: Box::new(run),
     };
     vec![
-        work("seq_write", "write a file in 1 MiB pieces, then fsync", false, Bytes, 0.9, big::write),
-        work("seq_read_warm", "read it in 1 MiB pieces, from the page cache", false, Bytes, 0.95, big::read),
-        work("seq_read_cold", "the same with nothing in the page cache", true, Bytes, 0.95, big::read),
-        work("rand_read_warm", "read 4 KiB at random places, warm", false, Operations, 0.95, big::read_random),
-        work("rand_read_cold", "the same with nothing in the page cache", true, Operations, 0.95, big::read_random),
-        work("mmap_read_warm", "read it through a mapping, warm", false, Bytes, 0.95, mapped::read),
-        work("mmap_read_cold", "the same with nothing in the page cache", true, Bytes, 0.95, mapped::read),
-        work(
-            "rand_write_fsync",
-            "write 4 KiB at a random place, then fsync",
-            false,
-            Operations,
-            0.7,
-            big::write_random,
-        ),
+        work("seq_write", "write a file in 1 MiB pieces, then fsync", AsTheyAre, Bytes, 0.9, big::write),
+        work("seq_read_warm", "read it in 1 MiB pieces, from the page cache", Warm, Bytes, 0.95, big::read),
+        work("seq_read_cold", "the same with nothing in the page cache", Cold, Bytes, 0.95, big::read),
+        work("rand_read_warm", "read 4 KiB at random places, warm", Warm, Operations, 0.95, big::read_random),
+        work("rand_read_cold", "the same with nothing in the page cache", Cold, Operations, 0.95, big::read_random),
+        work("mmap_read_warm", "read it through a mapping, warm", Warm, Bytes, 0.95, mapped::read),
+        work("mmap_read_cold", "the same with nothing in the page cache", Cold, Bytes, 0.95, mapped::read),
+        work("rand_write_fsync", "write 4 KiB at a random place, then fsync", Warm, Operations, 0.7, big::write_random),
     ]
 }
 
@@ -101,7 +117,7 @@ fn small_works(threads: usize) -> Vec<Work> {
         };
         let needed = id.starts_with("create_small") || id.starts_with("unlink");
         let row = Row { id, what, unit: Unit::Operations, goal };
-        Work { row, cold: false, group: threads, needed, run: Box::new(move |place| run(place, threads)) }
+        Work { row, caches: Caches::AsTheyAre, group: threads, needed, run: Box::new(move |place| run(place, threads)) }
     };
     let none = Goal::None;
     vec![
@@ -135,6 +151,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = Place { dir: dir.path().to_path_buf(), size: 3 << 20, files: 40, limit: Duration::from_millis(20) };
         for work in works(4) {
+            if work.caches != Caches::Cold {
+                work.prepare(&place).unwrap();
+            }
             let measure = (work.run)(&place).unwrap_or_else(|error| panic!("{}: {error}", work.row.id));
             assert!(measure.amount > 0.0, "{} did nothing", work.row.id);
         }
