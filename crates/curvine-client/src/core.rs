@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use curvine_proto::{Caller, Message, Method};
-use curvine_rpc::{Body, ClusterCell};
+use curvine_rpc::{Body, ClusterCell, begin};
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -161,7 +161,7 @@ impl Core {
         let (sender, receiver) = oneshot::channel();
         let core = self.clone();
         let work = origin::carried(origin::current(), work);
-        tokio::spawn(async move {
+        begin(async move {
             if sender.send(work.await).is_err() {
                 core.forget(&touched).await;
             }

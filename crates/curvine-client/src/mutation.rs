@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{Command, DataMode, LockType, Method, MutateReply, MutateRequest, Outcome};
-use curvine_rpc::Body;
+use curvine_rpc::{Body, begin};
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId, limits};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
@@ -214,7 +214,7 @@ impl Core {
         let (sender, receiver) = oneshot::channel();
         let core = self.clone();
         let origin = origin::current();
-        tokio::spawn(async move {
+        begin(async move {
             let made = core.clone().drive(body, origin, deadline, &sender).await;
             let known = made.is_ok();
             let result = made.map(|done| settle(&core, done));

@@ -12,7 +12,7 @@ use curvine_proto::{
     Attr, Create, DataMode, Empty, FileKind, FlushToStoreReply, FlushToStoreRequest, FsyncRequest, InlineLayout,
     Layout, Method, OpenReply, OpenRequest, layout,
 };
-use curvine_rpc::Body;
+use curvine_rpc::{Body, detached};
 use curvine_types::{Error, ErrorKind, InodeId, Name, Result};
 use tokio::time::Instant;
 
@@ -100,7 +100,7 @@ impl FileSystem {
     /// Opens a file. Every handle is counted by the master until it is released.
     pub async fn open(&self, inode: InodeId, flags: OpenFlags) -> Result<Handle> {
         let (core, deadline) = (self.core.clone(), self.core.deadline());
-        let opening = tokio::spawn(async move { core.open_now(inode, flags, deadline).await });
+        let opening = detached(async move { core.open_now(inode, flags, deadline).await });
         let handle = opening.await.map_err(crashed)??;
         // Whoever may write may also empty a file that is opened only for reading.
         if flags.truncate {

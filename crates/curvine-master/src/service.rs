@@ -14,7 +14,7 @@ use crate::leader::Leader;
 /// Runs to its end whatever the caller does.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
     let crashed = |error| Error::new(ErrorKind::Internal, "a task of the master failed").caused_by(error);
-    tokio::spawn(work).await.map_err(crashed)?
+    curvine_rpc::detached(work).await.map_err(crashed)?
 }
 
 fn reply<M: Message>(answer: Result<M>) -> Result<Reply> {

@@ -157,6 +157,11 @@ impl Conn {
         self.outbox.push(reply_frame(stream, outcome.and_then(|reply| reply.fit(self.is_unix())), slot));
     }
 
+    /// As `reply`; leaves with the next frame, or when the reader has nothing more to read.
+    pub(crate) fn reply_soon(&self, stream: u32, outcome: Result<Reply>, slot: Slot) {
+        self.outbox.push_later(reply_frame(stream, outcome.and_then(|reply| reply.fit(self.is_unix())), Some(slot)));
+    }
+
     /// One call over this connection; dropping the future cancels it.
     pub(crate) async fn call(
         &self,
@@ -186,7 +191,14 @@ impl Conn {
     }
 
     async fn read_frames(self: &Arc<Self>, handle: &Weak<Handle>, inbox: &mut Inbox) -> Result<()> {
-        while let Some(header) = inbox.header(&self.received).await? {
+        loop {
+            if !inbox.has_header() {
+                self.outbox.flush();
+            }
+            let Some(header) = inbox.header(&self.received).await? else { return Ok(()) };
+            if inbox.buffered() < parts_len(&header) {
+                self.outbox.flush();
+            }
             let descriptor = inbox.descriptor(&header)?;
             match header.kind {
                 FrameKind::Request => self.take_request(&header, handle, inbox).await?,
@@ -202,7 +214,6 @@ impl Conn {
             }
             tokio::task::coop::consume_budget().await;
         }
-        Ok(())
     }
 
     fn frames_max(&self) -> usize {
@@ -297,6 +308,7 @@ impl Conn {
         if let std::task::Poll::Ready(value) = futures::poll!(wait.as_mut()) {
             return Some(value);
         }
+        self.outbox.flush();
         self.stalled.store(true, Ordering::Release);
         let value = tokio::select! {
             value = wait => Some(value),

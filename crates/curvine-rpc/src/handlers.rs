@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Poll;
 
 use curvine_proto::frame::FrameKind;
 use curvine_proto::{ErrorBody, Message};
@@ -18,6 +19,7 @@ use tokio::time::timeout_at;
 
 use crate::batch::OutFrame;
 use crate::connection::Conn;
+use crate::eager::poll_once;
 use crate::gauge::Gauge;
 use crate::service::encode;
 use crate::{Body, Call, Reply, Service};
@@ -64,8 +66,8 @@ impl Handlers {
         Slot { _permit: permit, total: self.total.clone() }
     }
 
-    /// Runs a call in a task of its own. `budget` is given back when the handler has ended and the data part is dropped.
-    /// `Corrupt` if the stream is in use.
+    /// Answers a call: here, if nothing has to be waited for, with a reply that leaves at the next `Outbox::flush`; else in a task of
+    /// its own. `budget` is given back when the handler has ended and the data part is dropped. `Corrupt` if the stream is in use.
     pub(crate) fn run(
         &self,
         conn: &Arc<Conn>,
@@ -75,17 +77,28 @@ impl Handlers {
         slot: Slot,
         budget: Option<Arc<OwnedSemaphorePermit>>,
     ) -> Result<()> {
+        {
+            let tasks = self.tasks.lock();
+            if tasks.closed {
+                return Ok(());
+            }
+            if tasks.running.contains_key(&stream) {
+                return Err(Error::new(ErrorKind::Corrupt, "the peer used the stream of a request in work"));
+            }
+        }
+        let mut work = Box::pin(answer(service, call));
+        if let Poll::Ready(outcome) = poll_once(work.as_mut()) {
+            conn.reply_soon(stream, outcome, slot);
+            return Ok(());
+        }
         let mut tasks = self.tasks.lock();
         if tasks.closed {
             return Ok(());
         }
-        if tasks.running.contains_key(&stream) {
-            return Err(Error::new(ErrorKind::Corrupt, "the peer used the stream of a request in work"));
-        }
         let entry = Entry { conn: conn.clone(), stream };
         let task = tokio::spawn(async move {
             let _budget = budget;
-            let outcome = answer(service, call).await;
+            let outcome = work.await;
             entry.conn.reply(entry.stream, outcome, Some(slot));
         });
         tasks.running.insert(stream, task.abort_handle());

@@ -33,6 +33,16 @@ impl Inbox {
         Self { half, buffer: BytesMut::with_capacity(BUFFER), descriptors: VecDeque::new() }
     }
 
+    /// Whether the next header is here already.
+    pub(crate) fn has_header(&self) -> bool {
+        self.buffer.len() >= HEADER_LEN
+    }
+
+    /// Bytes that are here already.
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next frame's header; `None`: the other side has ended the connection between two frames.
     pub(crate) async fn header(&mut self, received: &AtomicU64) -> Result<Option<Header>> {
         while self.buffer.len() < HEADER_LEN {

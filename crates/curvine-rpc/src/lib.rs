@@ -28,6 +28,7 @@ mod connector;
 mod crc;
 #[cfg(test)]
 mod descriptor_test;
+mod eager;
 mod gauge;
 mod handlers;
 mod handshake;
@@ -49,6 +50,7 @@ pub use buffers::Buffers;
 pub use channel::Channel;
 pub use connector::Connector;
 pub use crc::crc32c;
+pub use eager::{Begun, begin, detached};
 pub use limits::{Budget, Limits};
 pub use peer::Peer;
 pub use server::Server;

@@ -11,12 +11,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::Body;
 use crate::batch::{Batch, Flush, OutFrame};
 use crate::socket::WriteHalf;
+
+/// Frames that wait for the next flush at most.
+const LATER_MAX: usize = 32;
 
 pub(crate) struct Outbox {
     pub(crate) half: Arc<WriteHalf>,
@@ -50,23 +53,48 @@ impl Outbox {
 
     /// Queues a frame, and writes it if nobody else is writing. False: the connection has ended and no byte has left.
     pub(crate) fn push(&self, frame: OutFrame) -> bool {
-        let mut batch = Batch::default();
-        {
-            let mut queue = self.queue.lock();
-            if queue.closed {
-                return false;
-            }
-            queue.frames.push_back(frame);
-            if queue.writing {
-                return true;
-            }
-            queue.writing = true;
-            batch.fill(&mut queue.frames);
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return false;
         }
+        queue.frames.push_back(frame);
+        self.write(queue);
+        true
+    }
+
+    /// Queues a frame that leaves with the next `push` or `flush`, one of which must come before anything is waited for.
+    pub(crate) fn push_later(&self, frame: OutFrame) {
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            return;
+        }
+        queue.frames.push_back(frame);
+        if queue.frames.len() >= LATER_MAX {
+            self.write(queue);
+        }
+    }
+
+    /// Writes what `push_later` has left, if nobody else is writing.
+    pub(crate) fn flush(&self) {
+        let queue = self.queue.lock();
+        if !queue.closed && !queue.frames.is_empty() {
+            self.write(queue);
+        }
+    }
+
+    /// Becomes the writer for one batch, if there is none.
+    fn write(&self, mut queue: MutexGuard<'_, Queue>) {
+        if queue.writing {
+            return;
+        }
+        queue.writing = true;
+        let mut batch = Batch::default();
+        batch.fill(&mut queue.frames);
+        drop(queue);
         let flush = batch.flush(&self.half, &self.sent);
         let mut queue = self.queue.lock();
         if queue.closed {
-            return true;
+            return;
         }
         if matches!(flush, Flush::Done) && queue.frames.is_empty() {
             queue.writing = false;
@@ -75,7 +103,6 @@ impl Outbox {
             queue.handed = Some(batch);
             self.wake.notify_one();
         }
-        true
     }
 
     /// Takes back a request that has not begun to leave; false: it has.
