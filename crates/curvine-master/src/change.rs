@@ -11,6 +11,7 @@ use curvine_proto::{
     Attr, Command, Create, DataMode, FileKind, JobKind, Lease, MutateReply, MutateRequest, Outcome, Rename, SetAttr,
     Time, TruncateFileRequest, Unlink,
 };
+use curvine_raft::Hurry;
 use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
 use tokio::time::Instant;
 
@@ -232,8 +233,13 @@ impl Leader {
 
     /// A command on behalf of a session that the master numbers itself: it is not deduplicated.
     pub(crate) async fn propose_for(&self, session: SessionId, body: CommandBody) -> Result<Outcome> {
+        self.propose_in(session, body, Hurry::Now).await
+    }
+
+    /// As `propose_for`, when it is wanted.
+    pub(crate) async fn propose_in(&self, session: SessionId, body: CommandBody, hurry: Hurry) -> Result<Outcome> {
         let command = Command { session, sequence: 0, lowest_unacked: 0, body: Some(body) };
-        let outcome = self.replica.propose(command).await?;
+        let outcome = self.replica.propose_in(command, hurry).await?;
         match outcome.error {
             Some(error) => Err(error.into()),
             None => Ok(outcome),

@@ -6,11 +6,16 @@ use curvine_proto::{
     Attr, CloseRequest, DataMode, DropOrphan, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
     OpenRequest, ReleaseWrite,
 };
+use curvine_raft::Hurry;
 use curvine_types::{ErrorKind, InodeId, Result, SessionId};
+use futures::{StreamExt, stream};
 use tokio::time::Instant;
 
 use crate::leader::Leader;
 use crate::permission::{self, Want};
+
+/// Closes of one request that are under way at once.
+const CLOSES_AT_ONCE: usize = 256;
 
 /// What the writers of a file allow a session.
 pub(crate) fn data_mode(session: SessionId, attr: &Attr, grant: Option<&Grant>) -> DataMode {
@@ -128,6 +133,10 @@ impl Leader {
                 true => None,
                 false => Some(self.begin_change(session, &[inode], &[], deadline).await?),
             };
+            if self.content_locks.is_wanted(inode) {
+                // Perhaps an earlier close of the same file, which has time.
+                self.replica.hurry();
+            }
             let _lock = self.content_locks.lock(inode, deadline).await?;
             if is_writer() {
                 return Ok(());
@@ -141,9 +150,11 @@ impl Leader {
     /// Ends opens; what remains to be done (write grants, orphans, sealing) is done before the answer.
     pub(crate) async fn close(&self, request: CloseRequest, deadline: Instant) -> Result<()> {
         self.sessions.check(request.session)?;
-        for open in request.closes {
-            self.close_one(request.session, open.inode, open.write, deadline).await;
-        }
+        let session = request.session;
+        // At once, so that they share an entry of the log.
+        stream::iter(request.closes)
+            .for_each_concurrent(CLOSES_AT_ONCE, |open| self.close_one(session, open.inode, open.write, deadline))
+            .await;
         Ok(())
     }
 
@@ -165,7 +176,8 @@ impl Leader {
         if self.coherence.is_open(session, inode).writers {
             return Ok(());
         }
-        self.propose_for(session, CommandBody::ReleaseWrite(ReleaseWrite { inode })).await.map(|_| ())
+        let body = CommandBody::ReleaseWrite(ReleaseWrite { inode });
+        self.propose_in(session, body, Hurry::Soon).await.map(|_| ())
     }
 
     pub(crate) async fn drop_orphan(&self, session: SessionId, inode: InodeId) {

@@ -44,6 +44,11 @@ impl<K: Hash + Eq + Copy + Debug> KeyedLocks<K> {
         }
     }
 
+    /// Whether somebody holds or wants the key's lock.
+    pub fn is_wanted(&self, key: K) -> bool {
+        self.locks.lock().contains_key(&key)
+    }
+
     fn tidy(&self, key: K) {
         let mut locks = self.locks.lock();
         if locks.get(&key).is_some_and(|lock| Arc::strong_count(lock) == 1) {

@@ -47,6 +47,7 @@ pub use machine::{SnapshotSource, StateMachine};
 pub use member_address::MemberAddress;
 pub use node_file::NodeFile;
 pub use options::Options;
+pub use proposer::Hurry;
 pub use replica::Replica;
 pub use salvage::{Foundation, Salvage, Salvaged, found, salvage};
 pub use serving::RaftService;

@@ -3,6 +3,7 @@
 //! What must hold: a caller gets `NotLeader`, `NoSpace`, `Overloaded` or `Unavailable` only if its command has certainly not been and
 //! will not be executed; once it has reached the log without an outcome the answer is `TimedOut`: unknown.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +12,8 @@ use curvine_types::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use openraft::error::ClientWriteError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::applier::Applier;
 use crate::entry::{Batch, Raft};
@@ -34,6 +36,8 @@ pub(crate) struct Pending {
 #[derive(Clone)]
 pub(crate) struct Queue {
     sender: mpsc::Sender<Pending>,
+    unhurried: mpsc::Sender<Pending>,
+    hurry: Arc<Notify>,
     gauges: Arc<Gauges>,
     bytes_limit: usize,
     commands_limit: usize,
@@ -46,20 +50,41 @@ pub(crate) struct Gauges {
     pub in_flight: AtomicUsize,
 }
 
+/// Those who wait, as the proposer takes them.
+pub(crate) struct Waiting {
+    queue: mpsc::Receiver<Pending>,
+    unhurried: mpsc::Receiver<Pending>,
+}
+
+/// When a command is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hurry {
+    /// As soon as the log can take it.
+    Now,
+    /// With the next one that is in a hurry, or a little later: it costs no entry of its own while others are made.
+    Soon,
+}
+
 impl Queue {
-    pub fn new(options: &Options) -> (Self, mpsc::Receiver<Pending>) {
+    pub fn new(options: &Options) -> (Self, Waiting) {
         let limit = options.queue_limit.clamp(1, 1 << 24);
-        let (sender, receiver) = mpsc::channel(limit);
-        let queue = Self { sender, gauges: Arc::default(), bytes_limit: options.queue_bytes, commands_limit: limit };
-        (queue, receiver)
+        let ((sender, queue), (unhurried, later)) = (mpsc::channel(limit), mpsc::channel(limit));
+        let (hurry, gauges) = (Arc::default(), Arc::default());
+        let room = Self { sender, unhurried, hurry, gauges, bytes_limit: options.queue_bytes, commands_limit: limit };
+        (room, Waiting { queue, unhurried: later })
     }
 
     pub fn gauges(&self) -> &Gauges {
         &self.gauges
     }
 
+    /// Somebody waits for what was said to have time.
+    pub fn hurry(&self) {
+        self.hurry.notify_one();
+    }
+
     /// Puts a command in line; its outcome comes through the receiver.
-    pub fn push(&self, command: Command) -> Result<oneshot::Receiver<Result<Outcome>>> {
+    pub fn push(&self, command: Command, hurry: Hurry) -> Result<oneshot::Receiver<Result<Outcome>>> {
         let size = command.encoded_len();
         if size > COMMAND_MAX {
             return Err(Error::new(ErrorKind::TooBig, "the command is too large for the log")
@@ -76,7 +101,8 @@ impl Queue {
         }
         let (reply, outcome) = oneshot::channel();
         self.gauges.commands.fetch_add(1, Ordering::Relaxed);
-        match self.sender.try_send(Pending { command, size, reply }) {
+        let sender = if hurry == Hurry::Now { &self.sender } else { &self.unhurried };
+        match sender.try_send(Pending { command, size, reply }) {
             Ok(()) => Ok(outcome),
             Err(error) => {
                 self.gauges.commands.fetch_sub(1, Ordering::Relaxed);
@@ -90,13 +116,23 @@ impl Queue {
     }
 }
 
+/// What the proposer has taken and not yet proposed.
+#[derive(Default)]
+struct Held {
+    /// It did not fit into the last entry, or is the first of the next one.
+    over: Option<Pending>,
+    unhurried: VecDeque<Pending>,
+    /// When these are to make an entry of their own.
+    due: Option<Instant>,
+}
+
 /// The task that makes entries.
 pub(crate) struct Proposer<S> {
     pub raft: Raft,
     pub applier: Applier<S>,
     pub health: Arc<Health>,
     pub leader: watch::Receiver<LeaderState>,
-    pub queue: mpsc::Receiver<Pending>,
+    pub waiting: Waiting,
     pub gauges: Queue,
     pub options: Options,
     pub closing: watch::Receiver<bool>,
@@ -106,10 +142,11 @@ impl<S: StateMachine> Proposer<S> {
     /// Works until closed; then everyone still waiting is told so.
     pub async fn run(mut self) {
         let mut in_flight = FuturesUnordered::new();
-        let mut held_over: Option<Pending> = None;
+        let mut held = Held::default();
         let mut last_now = (i64::MIN, 0);
         loop {
             let room = in_flight.len() < self.options.entries_in_flight.max(1);
+            let due = held.due.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 _ = self.closing.wait_for(|closing| *closing) => break,
@@ -117,15 +154,22 @@ impl<S: StateMachine> Proposer<S> {
                     self.gauges.gauges.in_flight.store(in_flight.len(), Ordering::Relaxed);
                     continue;
                 }
-                () = std::future::ready(()), if room && held_over.is_some() => {}
-                first = self.queue.recv(), if room && held_over.is_none() => match first {
-                    Some(first) => held_over = Some(first),
+                () = std::future::ready(()), if room && held.over.is_some() => {}
+                first = self.waiting.queue.recv(), if room && held.over.is_none() => match first {
+                    Some(first) => held.over = Some(first),
                     None => break,
                 },
+                Some(later) = self.waiting.unhurried.recv(), if held.unhurried.len() < self.options.batch_commands.max(1) => {
+                    held.unhurried.push_back(later);
+                    held.due.get_or_insert_with(|| Instant::now() + self.options.gather_time);
+                    continue;
+                }
+                () = tokio::time::sleep_until(due), if room && held.due.is_some() => {}
+                () = self.gauges.hurry.notified(), if room && held.due.is_some() => {}
             }
             // Those who were woken by the last entry's outcomes get a chance to join this one.
             tokio::task::yield_now().await;
-            let gathered = self.gather(&mut held_over);
+            let gathered = self.gather(&mut held);
             if let Some(refusal) = self.refusal() {
                 gathered.into_iter().for_each(|one| drop(one.reply.send(Err(refusal()))));
                 continue;
@@ -138,24 +182,26 @@ impl<S: StateMachine> Proposer<S> {
             in_flight.push(self.propose(CommandBatch { now: Some(now), commands }, replies));
             self.gauges.gauges.in_flight.store(in_flight.len(), Ordering::Relaxed);
         }
-        self.queue.close();
-        while let Ok(one) = self.queue.try_recv() {
+        self.waiting.queue.close();
+        self.waiting.unhurried.close();
+        let queued =
+            std::iter::from_fn(|| self.waiting.queue.try_recv().or_else(|_| self.waiting.unhurried.try_recv()).ok());
+        for one in queued.chain(held.over).chain(held.unhurried) {
             let _ = one.reply.send(Err(stopped())); // the caller may have given up
-        }
-        if let Some(one) = held_over {
-            let _ = one.reply.send(Err(stopped()));
         }
         while in_flight.next().await.is_some() {}
     }
 
-    /// Takes waiting commands up to the limits of an entry; one that does not fit is held over.
-    fn gather(&mut self, held_over: &mut Option<Pending>) -> Vec<Pending> {
+    /// Takes waiting commands up to the limits of an entry, those in a hurry first; one that does not fit is held over.
+    fn gather(&mut self, held: &mut Held) -> Vec<Pending> {
         let mut gathered = Vec::new();
         let mut bytes = 0;
         while gathered.len() < self.options.batch_commands.max(1) {
-            let Some(next) = held_over.take().or_else(|| self.queue.try_recv().ok()) else { break };
+            let queued = held.over.take().or_else(|| self.waiting.queue.try_recv().ok());
+            let queued = queued.or_else(|| held.unhurried.pop_front());
+            let Some(next) = queued.or_else(|| self.waiting.unhurried.try_recv().ok()) else { break };
             if !gathered.is_empty() && bytes + next.size > self.options.batch_bytes.min(COMMAND_MAX) {
-                *held_over = Some(next);
+                held.over = Some(next);
                 break;
             }
             let gauges = self.gauges.gauges();
@@ -165,6 +211,9 @@ impl<S: StateMachine> Proposer<S> {
             if !next.reply.is_closed() {
                 gathered.push(next);
             }
+        }
+        if held.unhurried.is_empty() {
+            held.due = None;
         }
         gathered
     }

@@ -24,7 +24,7 @@ use crate::log::store::{LogPlace, LogReader, LogStore};
 use crate::network::Network;
 use crate::node_file::{FOUNDER, NAME as NODE_FILE};
 use crate::planted::PlantedDisk;
-use crate::proposer::{Proposer, Queue};
+use crate::proposer::{Hurry, Proposer, Queue};
 use crate::snapshot::store::SnapshotStore;
 use crate::snapshotter::Snapshotter;
 use crate::transport::or_none;
@@ -147,13 +147,13 @@ impl<S: StateMachine> Replica<S> {
         let (closing, closed) = watch::channel(false);
         let (leader_sender, leader) = watch::channel(LeaderState::default());
         tokio::spawn(watch_leadership(raft.clone(), applier.clone(), health.clone(), leader_sender, closed.clone()));
-        let (queue, receiver) = Queue::new(&options);
+        let (queue, waiting) = Queue::new(&options);
         let proposer = Proposer {
             raft: raft.clone(),
             applier: applier.clone(),
             health: health.clone(),
             leader: leader.clone(),
-            queue: receiver,
+            waiting,
             gauges: queue.clone(),
             options: options.clone(),
             closing: closed.clone(),
@@ -256,7 +256,12 @@ impl<S: StateMachine> Replica<S> {
     /// Makes the command durable on a quorum, applies it and returns its outcome (`Outcome.error` is the command's own error). An error
     /// here means that it was not executed, except `TimedOut`: unknown.
     pub async fn propose(&self, command: Command) -> Result<Outcome> {
-        let outcome = self.inner.queue.push(command)?;
+        self.propose_in(command, Hurry::Now).await
+    }
+
+    /// As `propose`, when it is wanted.
+    pub async fn propose_in(&self, command: Command, hurry: Hurry) -> Result<Outcome> {
+        let outcome = self.inner.queue.push(command, hurry)?;
         match tokio::time::timeout(self.inner.request_timeout, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(Error::new(
@@ -264,6 +269,11 @@ impl<S: StateMachine> Replica<S> {
                 "the outcome of the change is unknown: the log did not answer in time",
             )),
         }
+    }
+
+    /// Commands that have time are wanted now.
+    pub fn hurry(&self) {
+        self.inner.queue.hurry();
     }
 
     /// Returns when everything that was acknowledged anywhere before the call is in the local state. Only the leader can.

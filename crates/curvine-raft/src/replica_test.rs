@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::proposer::COMMAND_MAX;
 use crate::testing::{At, CLUSTER, FaultDisk, Journal, command, create, open, options, propose_all};
-use crate::{Mode, Options, Replica};
+use crate::{Hurry, Mode, Options, Replica};
 
 async fn create_on(disk: &FaultDisk, options: &Options) -> Replica<Journal> {
     Replica::<Journal>::create(&options.dir, CLUSTER).unwrap();
@@ -188,16 +188,40 @@ async fn a_full_queue_refuses_and_a_command_too_large_is_told_so() {
     let error = replica.propose(command(1, COMMAND_MAX)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooBig);
     // On this single-threaded runtime the proposer runs only when this task waits.
-    let waiting: Vec<_> = (0..6).map(|n| replica.queue().push(command(n, 10))).collect();
+    let waiting: Vec<_> = (0..6).map(|n| replica.queue().push(command(n, 10), Hurry::Now)).collect();
     let refused: Vec<_> = waiting.iter().filter_map(|result| result.as_ref().err()).collect();
     assert_eq!(refused.len(), 2);
     assert!(refused.iter().all(|error| error.kind() == ErrorKind::Overloaded));
     for outcome in waiting.into_iter().flatten() {
         outcome.await.unwrap().unwrap();
     }
-    let large = replica.queue().push(command(7, 9_000)).unwrap();
-    assert_eq!(replica.queue().push(command(8, 9_000)).unwrap_err().kind(), ErrorKind::Overloaded);
+    let large = replica.queue().push(command(7, 9_000), Hurry::Now).unwrap();
+    assert_eq!(replica.queue().push(command(8, 9_000), Hurry::Now).unwrap_err().kind(), ErrorKind::Overloaded);
     large.await.unwrap().unwrap();
+    assert_eq!((replica.status().queue_commands, replica.status().queue_bytes), (0, 0));
+    replica.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_has_time_goes_with_the_next_entry_or_when_somebody_waits_or_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = Duration::from_secs(3600);
+    let replica = create(&Options { gather_time: long, ..options(dir.path()) }).await;
+    let before = replica.status().last_index;
+    let soon: Vec<_> = (1..4).map(|n| replica.queue().push(command(n, 10), Hurry::Soon).unwrap()).collect();
+    let told = replica.propose(command(4, 10)).await.unwrap();
+    for outcome in soon {
+        assert!(outcome.await.unwrap().unwrap().id > told.id, "those in a hurry come first");
+    }
+    assert_eq!(replica.status().last_index - before, 1);
+    let waiting = replica.queue().push(command(5, 10), Hurry::Soon).unwrap();
+    replica.hurry();
+    waiting.await.unwrap().unwrap();
+    let left = replica.queue().push(command(6, 10), Hurry::Soon).unwrap();
+    replica.shutdown().await;
+    assert_eq!(left.await.unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+    let replica = open(&Options { gather_time: Duration::from_millis(1), ..options(dir.path()) }).await.unwrap();
+    replica.propose_in(command(7, 10), Hurry::Soon).await.unwrap();
     assert_eq!((replica.status().queue_commands, replica.status().queue_bytes), (0, 0));
     replica.shutdown().await;
 }
@@ -207,8 +231,10 @@ async fn an_entry_is_bounded_by_bytes_and_a_large_command_goes_alone() {
     let dir = tempfile::tempdir().unwrap();
     let replica = create(&Options { batch_bytes: 1000, ..options(dir.path()) }).await;
     let before = replica.status().last_index;
-    let waiting: Vec<_> =
-        [400, 400, 400, 5000, 400].iter().map(|size| replica.queue().push(command(1, *size)).unwrap()).collect();
+    let waiting: Vec<_> = [400, 400, 400, 5000, 400]
+        .iter()
+        .map(|size| replica.queue().push(command(1, *size), Hurry::Now).unwrap())
+        .collect();
     for outcome in waiting {
         outcome.await.unwrap().unwrap();
     }
@@ -220,7 +246,7 @@ async fn an_entry_is_bounded_by_bytes_and_a_large_command_goes_alone() {
 async fn who_waits_at_a_shutdown_is_answered() {
     let dir = tempfile::tempdir().unwrap();
     let replica = create(&options(dir.path())).await;
-    let waiting: Vec<_> = (0..100).map(|n| replica.queue().push(command(n, 10)).unwrap()).collect();
+    let waiting: Vec<_> = (0..100).map(|n| replica.queue().push(command(n, 10), Hurry::Now).unwrap()).collect();
     replica.shutdown().await;
     for outcome in waiting {
         // Nobody hangs; whatever was not executed is said to be so.
