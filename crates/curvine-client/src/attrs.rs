@@ -9,7 +9,7 @@ use curvine_proto::{
     Attr, GetAttrReply, GetAttrRequest, GetXattrReply, GetXattrRequest, ListXattrReply, ListXattrRequest, Method,
     RemoveXattr, SetAttr, SetXattr, StatFsReply, StatFsRequest, TruncateFileRequest,
 };
-use curvine_types::{ErrorKind, InodeId, Result};
+use curvine_types::{Error, ErrorKind, InodeId, Result};
 
 use crate::FileSystem;
 use crate::clock::boot_time;
@@ -137,8 +137,11 @@ impl FileSystem {
         self.core.mutate(CommandBody::SetXattr(set), touched, self.core.deadline(), settle).await?
     }
 
-    /// The value of an extended attribute.
+    /// The value of an extended attribute. The kernel asks for `security.capability` before the first write to a file.
     pub async fn get_xattr(&self, inode: InodeId, name: &[u8]) -> Result<Bytes> {
+        if self.is_plain(inode) {
+            return Err(Error::new(ErrorKind::NoAttribute, "no such attribute").with("inode", inode));
+        }
         let request = |session| GetXattrRequest { session, inode, name: Bytes::copy_from_slice(name) };
         let (reply, _) = self.core.ask::<_, GetXattrReply>(Method::GetXattr, request, self.core.deadline()).await?;
         Ok(reply.value)
@@ -146,9 +149,17 @@ impl FileSystem {
 
     /// The names of all extended attributes.
     pub async fn list_xattr(&self, inode: InodeId) -> Result<Vec<Bytes>> {
+        if self.is_plain(inode) {
+            return Ok(Vec::new());
+        }
         let request = |session| ListXattrRequest { session, inode };
         let (reply, _) = self.core.ask::<_, ListXattrReply>(Method::ListXattr, request, self.core.deadline()).await?;
         Ok(reply.names)
+    }
+
+    /// Whether it is known to have no extended attributes.
+    fn is_plain(&self, inode: InodeId) -> bool {
+        self.core.cache.attr(inode, boot_time()).is_some_and(|(attr, _)| attr.plain)
     }
 
     /// Removes an extended attribute.

@@ -397,6 +397,7 @@ impl State {
             live: inode.has(LIVE),
             mount: self.mount_of(id, inode),
             acl: inode.has(XATTRS) && [ACCESS, DEFAULT].iter().any(|name| self.store.xattr(id, name).is_some()),
+            plain: !inode.has(XATTRS),
         }
     }
 

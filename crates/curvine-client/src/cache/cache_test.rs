@@ -42,7 +42,11 @@ fn attr(inode: u64, change: u64) -> Attr {
 }
 
 fn dir(change: u64) -> Attr {
-    Attr { inode: DIR, kind: FileKind::Directory as i32, change, ..Default::default() }
+    with_entries(change, 1000)
+}
+
+fn with_entries(change: u64, entries: u64) -> Attr {
+    Attr { inode: DIR, kind: FileKind::Directory as i32, change, size: entries, ..Default::default() }
 }
 
 fn live(change: u64, size: u64, mtime: i64) -> Attr {
@@ -356,4 +360,43 @@ fn pages_are_kept_over_opens_under_one_unbroken_lease() {
     cache.recall(3, &[FILE]);
     cache.grant(&ticket, &[lease(FILE, 4)], at(2));
     assert!(!cache.keep_pages(FILE, 2, at(2)));
+}
+
+#[test]
+fn a_directory_of_which_all_names_are_known_has_no_others() {
+    let cache = cache();
+    let asked = ticket(&cache);
+    cache.grant(&asked, &[lease(DIR, 1)], at(0));
+    let known = |name: &[u8]| cache.name(DIR, name, at(0)).map(|(inode, _)| inode);
+    assert_eq!(known(b"x"), None, "nothing is known of it");
+    cache.settle_attr(&asked, with_entries(1, 0), at(0));
+    assert_eq!(known(b"x"), Some(0), "it is empty");
+
+    let made = now(&cache);
+    cache.changed_attr(&made, with_entries(2, 1), at(0));
+    assert_eq!(known(b"y"), None, "which name was made is not known yet");
+    cache.changed_name(&made, &with_entries(2, 1), b"x", FILE, at(0));
+    assert_eq!((known(b"x"), known(b"y")), (Some(FILE), Some(0)));
+
+    // One made, another one removed, and the replies cross.
+    let (made, removed) = (now(&cache), now(&cache));
+    cache.changed_attr(&removed, with_entries(4, 1), at(0));
+    assert_eq!(known(b"y"), None, "as many entries as names, but not the same ones");
+    cache.changed_name(&removed, &with_entries(4, 1), b"x", 0, at(0));
+    assert_eq!(known(b"y"), None);
+    cache.changed_attr(&made, with_entries(3, 2), at(0));
+    cache.changed_name(&made, &with_entries(3, 2), b"y", FILE, at(0));
+    assert_ne!(known(b"y"), Some(0), "it was made");
+
+    cache.recall(2, &[DIR]);
+    assert_eq!(known(b"z"), None);
+}
+
+#[test]
+fn a_directory_of_an_under_file_system_has_names_that_nobody_has_seen() {
+    let cache = cache();
+    let ticket = ticket(&cache);
+    cache.grant(&ticket, &[lease(DIR, 1)], at(0));
+    cache.settle_attr(&ticket, Attr { mount: 3, ..with_entries(1, 0) }, at(0));
+    assert_eq!(cache.name(DIR, b"x", at(0)), None);
 }

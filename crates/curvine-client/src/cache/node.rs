@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use curvine_proto::{Attr, LiveAttr, Time};
+use curvine_proto::{Attr, FileKind, LiveAttr, Time};
 use curvine_types::{Generation, InodeId};
 
 #[derive(Default)]
@@ -11,7 +11,7 @@ pub(super) struct Node {
     /// Nothing below is believed without it.
     pub lease: Option<Held>,
     pub attr: Option<Attr>,
-    pub names: HashMap<Box<[u8]>, KnownName>,
+    pub names: Names,
     /// Highest change of the directory that a cached name came with.
     pub names_change: u64,
     /// Open files and operations that must not lose the lease by eviction.
@@ -20,6 +20,54 @@ pub(super) struct Node {
     pub hot: bool,
     /// Tenure of the lease and generation under which the kernel may have got pages.
     pub pages: Option<(u64, Generation)>,
+}
+
+impl Node {
+    /// Whether a name that is not among the known ones is absent: as many are known to be there as the directory has entries, and both
+    /// were seen at the same change. A directory of an under file system has more names than entries.
+    pub(super) fn knows_all_names(&self) -> bool {
+        let Some(attr) = self.attr.filter(|attr| attr.kind() == FileKind::Directory && attr.mount == 0) else {
+            return false;
+        };
+        let same_time = match self.names.present {
+            0 => attr.change >= self.names_change,
+            _ => attr.change == self.names_change,
+        };
+        same_time && attr.size == self.names.present
+    }
+}
+
+/// The known names of a directory.
+#[derive(Default)]
+pub(super) struct Names {
+    known: HashMap<Box<[u8]>, KnownName>,
+    /// How many of them are there.
+    present: u64,
+}
+
+impl Names {
+    pub(super) fn get(&self, name: &[u8]) -> Option<&KnownName> {
+        self.known.get(name)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether it was not known before.
+    pub(super) fn insert(&mut self, name: &[u8], known: KnownName) -> bool {
+        self.present += u64::from(known.is_present());
+        let before = self.known.insert(name.into(), known);
+        self.present -= u64::from(before.is_some_and(|before| before.is_present()));
+        before.is_none()
+    }
+
+    /// Whether it was known.
+    pub(super) fn remove(&mut self, name: &[u8]) -> bool {
+        let before = self.known.remove(name);
+        self.present -= u64::from(before.is_some_and(|before| before.is_present()));
+        before.is_some()
+    }
 }
 
 /// A lease that was granted.
@@ -81,6 +129,12 @@ impl Held {
 pub(super) struct KnownName {
     pub inode: InodeId,
     pub change: u64,
+}
+
+impl KnownName {
+    fn is_present(&self) -> bool {
+        self.inode != 0
+    }
 }
 
 /// Which state of an inode was seen. The log's `change` decides; within one change of a live file its strictly rising mtime.

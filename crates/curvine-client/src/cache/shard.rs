@@ -51,7 +51,7 @@ impl Shard {
             if node.lease.is_some() {
                 inodes.push(*inode);
                 let kind = node.attr.as_ref().map(|attr| attr.kind());
-                if !node.names.is_empty() || kind.is_none_or(|kind| kind == FileKind::Directory) {
+                if node.names.len() > 0 || kind.is_none_or(|kind| kind == FileKind::Directory) {
                     dirs.push(*inode);
                 }
             }
@@ -230,7 +230,7 @@ impl Shard {
     fn drop_name(&mut self, parent: &Attr, name: &[u8]) {
         if let Some(node) = self.nodes.get_mut(&parent.inode) {
             node.names_change = node.names_change.max(parent.change);
-            if node.names.remove(name).is_some() {
+            if node.names.remove(name) {
                 self.names -= 1;
             }
         }
@@ -246,11 +246,12 @@ impl Shard {
     }
 
     fn insert_name(&mut self, parent: InodeId, name: &[u8], known: KnownName) {
-        if self.names >= self.name_limit && !self.nodes.get(&parent).is_some_and(|node| node.names.contains_key(name)) {
+        let is_known = |node: &Node| node.names.get(name).is_some();
+        if self.names >= self.name_limit && !self.nodes.get(&parent).is_some_and(is_known) {
             self.drop_names();
         }
         if let Some(node) = self.nodes.get_mut(&parent)
-            && node.names.insert(name.into(), known).is_none()
+            && node.names.insert(name, known)
         {
             self.names += 1;
         }
@@ -302,7 +303,10 @@ impl Shard {
 
     pub(super) fn name(&mut self, parent: InodeId, name: &[u8], now: Duration) -> Option<(InodeId, Duration)> {
         let (node, ends) = self.leased(parent, now)?;
-        Some((node.names.get(name)?.inode, ends))
+        match node.names.get(name) {
+            Some(known) => Some((known.inode, ends)),
+            None => node.knows_all_names().then_some((0, ends)),
+        }
     }
 
     pub(super) fn tenure(&mut self, inode: InodeId, now: Duration) -> Option<u64> {
