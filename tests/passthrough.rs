@@ -209,6 +209,64 @@ fn a_new_file_is_written_by_the_kernel_itself_and_everything_that_is_not_a_write
 }
 
 #[test]
+fn a_file_that_was_closed_is_rewritten_by_the_kernel_itself_up_to_a_size() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let cluster = Cluster::start(plan().set("fuse", "passthrough_rewrite_max", "\"3MB\""));
+    let (here, there) = (cluster.mount(0).join("file"), cluster.mount(1).join("file"));
+    let mut expected = Rng::new(5).bytes(2 << 20);
+    std::fs::write(&here, &expected).expect("write");
+    let both = OpenOptions::new().read(true).write(true).clone();
+    let everywhere = |expected: &[u8], what: &str| {
+        for path in [&there, &here] {
+            assert!(std::fs::read(path).expect("read") == expected, "{} after {what}", path.display());
+        }
+    };
+    drop(open_passthrough(&here, &both));
+    everywhere(&expected, "an open that wrote nothing");
+
+    let file = open_passthrough(&here, &both);
+    assert!(status(&here).contains("written"), "{}", status(&here));
+    file.write_all_at(&[1; 5000], 1 << 20).expect("write");
+    file.sync_all().expect("fsync");
+    // What the worker has written down of the file is enough for this.
+    cluster.kill(Role::Worker(0));
+    file.write_all_at(&[2; 5000], 70_000).expect("write without a worker");
+    file.sync_data().expect("fsync without a worker");
+    cluster.begin(Role::Worker(0));
+    cluster.ready(Role::Worker(0));
+    file.write_all_at(&[3; 5000], 2 << 20).expect("write behind the end");
+    file.sync_all().expect("fsync of a longer file");
+    expected[1 << 20..(1 << 20) + 5000].fill(1);
+    expected[70_000..75_000].fill(2);
+    expected.extend([3; 5000]);
+    everywhere(&expected, "writes in between");
+    drop(file);
+    everywhere(&expected, "the close");
+
+    let file = open_passthrough(&here, &both);
+    file.set_len(0).expect("truncate");
+    assert!(status(&here).contains("io=passthrough"), "{}", status(&here));
+    expected = Rng::new(6).bytes(4 << 20);
+    file.write_all_at(&expected, 0).expect("write anew");
+    file.sync_all().expect("fsync");
+    everywhere(&expected, "all of it was replaced");
+    drop(file);
+    let file = until("the seal", PATIENCE, || {
+        let file = both.open(&here).expect("open");
+        (!status(&here).contains("sealed or deleted")).then_some(file)
+    });
+    assert!(status(&here).contains("not by passthrough: files of this size"), "{}", status(&here));
+    file.write_all_at(&[4; 5000], 0).expect("write through the mount");
+    expected[..5000].fill(4);
+    everywhere(&expected, "a write through the mount");
+    drop(file);
+    cluster.finish();
+}
+
+#[test]
 fn opens_of_every_kind_join_whatever_came_first() {
     if harness::fuse_is_switched_off() {
         return;

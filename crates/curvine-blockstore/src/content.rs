@@ -62,10 +62,19 @@ pub(crate) struct State {
     pub writers: BTreeSet<u64>,
     /// Live, and was sealed before.
     pub rewritten: bool,
+    /// What was known before the kernel was given the file to write.
+    pub aside: Option<Aside>,
     /// The master is about to do away with it: no descriptor is given any more.
     pub leaving: bool,
     /// Of a live content, what its writers said of who they are.
     pub known_writers: Option<Box<Writers>>,
+}
+
+/// Checksums of a file that is right as long as it has this size and time.
+pub(crate) struct Aside {
+    pub size: u64,
+    pub mtime: Timestamp,
+    pub chunks: ChunkMap,
 }
 
 impl Content {
@@ -113,6 +122,7 @@ impl State {
             exposure: Exposure::None,
             writers: BTreeSet::new(),
             rewritten: false,
+            aside: None,
             leaving: false,
             known_writers: None,
         }

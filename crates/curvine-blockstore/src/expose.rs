@@ -15,11 +15,12 @@ use parking_lot::{RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::RenameFlags;
 
 use crate::chunks::ChunkMap;
-use crate::content::{Content, State};
+use crate::content::{Aside, Content, State};
 use crate::disk;
 use crate::lease;
 use crate::read::suspects_in;
 use crate::record::{Body, Exposed as ExposedRecord, Record};
+use crate::recovery::CLOCK_TICK;
 use crate::store::BlockStore;
 use crate::types::*;
 
@@ -91,7 +92,6 @@ impl BlockStore {
         match access {
             Access::Read => (!whole).then_some(Refusal::Incomplete),
             Access::Write { .. } if state.kind != ContentKind::Live => Some(Refusal::NotNew),
-            Access::Write { join, .. } if state.rewritten && !join => Some(Refusal::NotNew),
             Access::Write { epoch, .. } if epoch != state.epoch => Some(Refusal::Fenced),
             Access::Write { .. } => {
                 let tier = &self.tiers[content.tier];
@@ -115,9 +115,20 @@ impl BlockStore {
         state.placed = None;
         if session != 0 {
             state.writers.insert(session);
-            state.chunks = ChunkMap::default();
+            self.put_sums_aside(state);
         }
         Ok(())
+    }
+
+    /// What the kernel writes by itself has no known checksums. If it writes nothing, which the file's time tells, those from before
+    /// are right; that is looked at when the content is sealed.
+    fn put_sums_aside(&self, state: &mut State) {
+        let chunks = std::mem::take(&mut state.chunks);
+        // A write within the same tick of the kernel's clock would not show.
+        let distinct = state.attr.mtime.plus(CLOCK_TICK) < (self.options.now)();
+        if state.rewritten && state.aside.is_none() && distinct && chunks.len() > 0 {
+            state.aside = Some(Aside { size: state.attr.size, mtime: state.attr.mtime, chunks });
+        }
     }
 
     /// Whether somebody may have the content's file open. If not, its descriptor is given to nobody any more, until the content is
@@ -236,6 +247,7 @@ impl BlockStore {
         state.logged = tier.log(&[Record::new(content.key, Body::Exposed(none))])?;
         state.exposure = Exposure::None;
         state.writers.clear();
+        state.aside = None;
         state.chunks = ChunkMap::default();
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::test_util::*;
 use crate::*;
 
 const WRITER: u64 = 77;
-const WRITE: Access = Access::Write { epoch: 1, session: WRITER, join: false };
+const WRITE: Access = Access::Write { epoch: 1, session: WRITER };
 
 /// A live content of `data`, and where its file is.
 fn live(bench: &Bench, store: &BlockStore, data: &[u8]) -> PathBuf {
@@ -291,17 +291,13 @@ fn a_descriptor_is_given_only_for_what_suits_it() {
     assert_eq!(refused(key(2), 0, WRITE), Refusal::NotNew);
 
     live(&bench, &store, b"data");
-    let other_epoch = Access::Write { epoch: 2, session: WRITER, join: false };
+    let other_epoch = Access::Write { epoch: 2, session: WRITER };
     assert_eq!(refused(KEY, 1, other_epoch), Refusal::Fenced);
     assert_eq!(store.expose(KEY, 2, Access::Read).unwrap_err().kind(), ErrorKind::VersionMismatch);
     store.seal(KEY, 1, 1).unwrap();
     assert_eq!(refused(KEY, 1, WRITE), Refusal::NotNew);
     store.open_for_write(KEY, 1, 1).unwrap();
-    assert_eq!(refused(KEY, 1, WRITE), Refusal::NotNew);
-    drop(store);
-    let store = bench.open();
-    assert_eq!(store.expose(KEY, 1, WRITE).unwrap().unwrap_err(), Refusal::NotNew, "also after a restart");
-    assert!(store.expose(KEY, 1, Access::Write { epoch: 1, session: 1, join: true }).unwrap().is_ok());
+    assert!(store.expose(KEY, 1, WRITE).unwrap().is_ok());
 }
 
 /// A shared mapping of a whole file.
@@ -325,4 +321,38 @@ impl Drop for Mapping {
         let unmapped = unsafe { libc::munmap(self.0, self.1) };
         assert_eq!(unmapped, 0);
     }
+}
+
+#[test]
+fn checksums_of_before_are_kept_if_nothing_was_written_and_only_then() {
+    let bench = Bench::ssd();
+    let store = bench.open();
+    let data = pattern(3, 2 * MIB as usize);
+    let path = live(&bench, &store, &data);
+    store.set_mtime(KEY, 1, T0).unwrap();
+    store.seal(KEY, 1, 1).unwrap();
+    let reopen = |epoch| {
+        store.open_for_write(KEY, 1, epoch).unwrap();
+        store.expose(KEY, 1, Access::Write { epoch, session: WRITER }).unwrap().unwrap();
+    };
+    let seal_unread = |epoch| {
+        bench.faults.set(DiskOp::Read, path.file_name().unwrap().to_str().unwrap(), libc::EIO);
+        let sealed = store.seal(KEY, 1, epoch);
+        bench.faults.clear();
+        sealed
+    };
+
+    reopen(2);
+    seal_unread(2).unwrap();
+    assert_eq!(read_all(&store, KEY, 1).unwrap(), data);
+
+    // Written, and its time set back: whatever is read is compared with new checksums.
+    reopen(3);
+    writer(&path).write_all_at(b"new", 0).unwrap();
+    store.set_mtime(KEY, 1, T0).unwrap();
+    seal_unread(3).unwrap_err();
+    store.maintain();
+    store.open_for_write(KEY, 1, 4).unwrap();
+    store.seal(KEY, 1, 4).unwrap();
+    assert_eq!(read_all(&store, KEY, 1).unwrap(), [b"new", &data[3..]].concat());
 }

@@ -22,7 +22,7 @@ use crate::tier::{SHARDS, Tier, key_of_name};
 use crate::types::*;
 
 /// More than any tick of a kernel's clock.
-const CLOCK_TICK: Duration = Duration::from_millis(10);
+pub(crate) const CLOCK_TICK: Duration = Duration::from_millis(10);
 
 /// How the last run of a tier directory ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
 use curvine_types::{Error, ErrorKind, Result};
 
 use crate::chunks::{Chunk, ChunkMap, PIECES, PieceSums};
-use crate::content::{Content, mismatch};
+use crate::content::{Aside, Content, mismatch};
 use crate::disk::{self, DiskOp, crc32c};
 use crate::record::{Body, Live, Nothing, Record, Sealed, Synced, pieces_bodies};
 use crate::store::BlockStore;
@@ -72,7 +72,10 @@ impl BlockStore {
             self.end_exposed_writes(&content, &mut state, revoked)?;
             state.frozen = true;
             state.leaving = false;
-            (state.attr, state.chunks.clone())
+            let (size, mtime) = (state.attr.size, state.attr.mtime);
+            let unwritten = |aside: &Aside| (aside.size, aside.mtime) == (size, mtime);
+            let known = state.aside.take().filter(unwritten).map(|aside| aside.chunks);
+            (state.attr, known.unwrap_or_else(|| state.chunks.clone()))
         };
         let sealed = self.seal_frozen(&content, version, epoch, attr, known);
         let mut state = content.state.write();

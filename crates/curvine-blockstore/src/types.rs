@@ -207,12 +207,10 @@ impl Exposure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
-    /// Under this write grant. `join`: the file is already exposed to this client for reading, so that it takes part in
-    /// whatever becomes of it; otherwise only content that was never sealed is written so.
+    /// Under this write grant.
     Write {
         epoch: u64,
         session: u64,
-        join: bool,
     },
 }
 

@@ -143,6 +143,7 @@ impl BlockStore {
         let stamped = Stamped { mtime_sec: mtime.sec, mtime_nsec: mtime.nsec };
         state.logged = tier.log(&[Record::new(key, Body::Stamped(stamped))])?;
         state.placed = None;
+        state.aside = None;
         disk::set_mtime(&file, mtime).map_err(|error| tier.fault(error, "cannot set the time of a content", &path))?;
         // As the local file system keeps it: its range and resolution may be smaller.
         state.attr.mtime = disk::attr_of(&file)

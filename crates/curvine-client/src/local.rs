@@ -40,8 +40,9 @@ pub struct LocalFile {
 pub enum LocalUse {
     /// Only for files of at least so many bytes.
     Read { least: u64 },
-    /// New content of which this is the only writer; `place`: also of a file that is not on a worker yet.
-    Write { place: bool },
+    /// By its only writer. `place`: also if it is not on a worker yet; a sealed one if it has `least` to `most` bytes: when it is
+    /// closed, all of it is read for its checksums.
+    Write { place: bool, least: u64, most: u64 },
     /// The kernel has the file open for reading, and now a writer comes.
     Join,
 }
@@ -79,7 +80,7 @@ impl NotLocal {
             NotLocal::Shared => "somebody else writes the file, too",
             NotLocal::Incomplete => "not all of the file is on this node",
             NotLocal::Unverified => "the file is still to be compared with its checksums",
-            NotLocal::NotNew => "only new files are written so",
+            NotLocal::NotNew => "files of this size or of an under file system are not rewritten so",
             NotLocal::Fenced => "the right to write has changed hands",
             NotLocal::NoRoom => "the worker has too little space left",
             NotLocal::Leaving => "the file is being sealed or deleted",
@@ -193,13 +194,13 @@ impl FileSystem {
     }
 }
 
-/// Content, worker, and whether it is live.
-fn whole_file(placed: &Placed, inode: u64) -> Option<(ContentId, WorkerId, bool)> {
-    let Place::Blocks { extents, live, .. } = &placed.place else { return None };
+/// Content and worker.
+fn whole_file(placed: &Placed, inode: u64) -> Option<(ContentId, WorkerId)> {
+    let Place::Blocks { extents, .. } = &placed.place else { return None };
     let [only] = extents.as_slice() else { return None };
     let whole = only.first_block == 0 && only.block_count == 0;
     let content = ContentId { inode, generation: placed.generation, version: only.version };
-    only.workers.first().filter(|_| whole).map(|worker| (content, *worker, *live))
+    only.workers.first().filter(|_| whole).map(|worker| (content, *worker))
 }
 
 impl Core {
@@ -216,7 +217,13 @@ impl Core {
             return Ok(Asked::Not(NotLocal::NotNew));
         }
         let to_place = match (&placed.place, wanted) {
-            (Place::Inline(_), LocalUse::Write { place }) => place,
+            (Place::Inline(_), LocalUse::Write { place, .. }) => place,
+            (Place::Blocks { live: false, .. }, LocalUse::Write { least, most, .. }) => {
+                if !(least..=most).contains(&placed.size) {
+                    return Ok(Asked::Not(NotLocal::NotNew));
+                }
+                true
+            }
             (Place::Inline(_) | Place::Blocks { .. }, LocalUse::Join) => true,
             _ => false,
         };
@@ -227,10 +234,7 @@ impl Core {
             Place::Inline(_) => return Ok(Asked::Not(NotLocal::Inline)),
             Place::Blocks { .. } => match whole_file(&placed, inode) {
                 None => return Ok(Asked::Not(NotLocal::Remote)),
-                Some((_, _, false)) if wanted == (LocalUse::Write { place: false }) => {
-                    return Ok(Asked::Not(NotLocal::NotNew));
-                }
-                Some((content, worker, _)) => (content, worker),
+                Some(found) => found,
             },
             Place::Ufs(_) if !matches!(wanted, LocalUse::Read { .. }) => return Ok(Asked::Not(NotLocal::NotNew)),
             Place::Ufs(_) => {
@@ -254,7 +258,6 @@ impl Core {
             write: !matches!(wanted, LocalUse::Read { .. }),
             epoch: placed.epoch,
             session,
-            join: wanted == LocalUse::Join,
         };
         match channel.call_for_descriptor::<_, ExposeReply>(Method::Expose, &request, deadline).await {
             Ok((ExposeReply { refusal: 0, .. }, Some(file))) => {

@@ -189,6 +189,9 @@ section! {
         passthrough: Flag = true;
         /// Smaller files are read through the page cache of the mount: opening them is cheaper so.
         passthrough_min_size: Size = 128 << 10;
+        /// Larger files that are there already are written through the mount: the worker reads a file that the kernel has rewritten
+        /// by itself as a whole, for its checksums, when it is closed.
+        passthrough_rewrite_max: Size = 1 << 30;
         /// Which new files the kernel writes by itself: `auto`: those of a directory in which the last new file became large,
         /// `always`, `never`. Such a file is placed on the worker when it is made, which takes a few milliseconds.
         passthrough_writes: Text = "auto".to_string();

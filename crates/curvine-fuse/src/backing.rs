@@ -9,6 +9,7 @@ use curvine_fuse_abi::Device;
 use curvine_fuse_abi::kernel::{AttrOut, StatfsOut, StatxOut};
 use curvine_proto::{Attr, Time};
 use curvine_types::{Result, SessionId, WorkerId};
+use parking_lot::Mutex;
 use tracing::warn;
 
 /// Holds what a successor of this process and whoever answers before it comes need: the descriptors of registered files, which the kernel
@@ -45,6 +46,35 @@ pub struct Backing {
     session: SessionId,
     /// It was opened for writing: size and time are asked from the file, and the worker knows.
     written: AtomicBool,
+    indexed: Mutex<Indexed>,
+}
+
+/// Up to which size the worker's index counts on a file: what else an fsync has to do is between the file and its disk.
+#[derive(Debug, Default)]
+struct Indexed {
+    size: u64,
+    /// In which time without others; they could cut the file.
+    tenure: Option<u64>,
+    /// Grows when the file may have been cut.
+    cuts: u64,
+    /// A cut may still come.
+    unknown: bool,
+}
+
+/// A cut of the file that is going on.
+pub struct Cut<'a>(&'a Backing, bool);
+
+impl Cut<'_> {
+    /// It was made, or never will be.
+    pub fn ended(mut self) {
+        self.1 = true;
+    }
+}
+
+impl Drop for Cut<'_> {
+    fn drop(&mut self) {
+        self.0.note_cut(!self.1);
+    }
 }
 
 impl Backing {
@@ -60,8 +90,17 @@ impl Backing {
     /// One that a predecessor has registered, and that its keeper has.
     pub fn inherit(device: &Arc<Device>, keeper: &Kept, id: i32, local: LocalFile, written: bool) -> Arc<Self> {
         let LocalFile { file, content, worker, session } = local;
-        let (device, keeper, written) = (device.clone(), keeper.clone(), AtomicBool::new(written));
-        Arc::new(Self { device, keeper, id, file, content, worker, session, written })
+        Arc::new(Self {
+            device: device.clone(),
+            keeper: keeper.clone(),
+            id,
+            file,
+            content,
+            worker,
+            session,
+            written: AtomicBool::new(written),
+            indexed: Mutex::default(),
+        })
     }
 
     /// Whether the kernel may have written to the file.
@@ -72,6 +111,47 @@ impl Backing {
     /// A writer joins, and the worker knows.
     pub fn set_written(&self) {
         self.written.store(true, Ordering::SeqCst);
+    }
+
+    /// `None` if the file does not say.
+    fn size(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.file).ok().map(|stat| stat.st_size as u64)
+    }
+
+    /// Before a truncation through this mount. If the guard is dropped without its end, the worker is asked at each fsync.
+    pub fn cut(&self) -> Cut<'_> {
+        self.note_cut(false);
+        Cut(self, false)
+    }
+
+    fn note_cut(&self, unknown: bool) {
+        let mut indexed = self.indexed.lock();
+        let (cuts, unknown) = (indexed.cuts + 1, indexed.unknown || unknown);
+        *indexed = Indexed { cuts, unknown, ..Indexed::default() };
+    }
+
+    /// What to give to `indexed` later: how often it was cut, and its size.
+    pub fn before_sync(&self) -> (u64, u64) {
+        let cuts = self.indexed.lock().cuts;
+        (cuts, self.size().unwrap_or(0))
+    }
+
+    /// The worker has made the file durable as it was `before`, within `tenure`.
+    pub fn indexed(&self, before: (u64, u64), tenure: Option<u64>) {
+        let mut indexed = self.indexed.lock();
+        let (cuts, size) = before;
+        if indexed.cuts == cuts && !indexed.unknown {
+            *indexed = Indexed { size, tenure, cuts, unknown: false };
+        }
+    }
+
+    /// Makes what was written durable without the worker; `None` if it has something to write down, too. Blocks.
+    pub fn sync_alone(&self, tenure: u64) -> Option<std::io::Result<()>> {
+        let counted = {
+            let indexed = self.indexed.lock();
+            if indexed.tenure == Some(tenure) { indexed.size } else { 0 }
+        };
+        self.size().is_some_and(|size| size > 0 && size <= counted).then(|| Ok(rustix::fs::fdatasync(&self.file)?))
     }
 
     /// Whether an open of this content, under this session, may do as the earlier ones do. A worker takes the file from a writer whose

@@ -55,6 +55,8 @@ pub struct FuseOptions {
     pub passthrough: bool,
     /// Bytes of a file for which that is worth while.
     pub passthrough_min_size: u64,
+    /// Bytes of the largest file that is there already and is written so.
+    pub passthrough_rewrite_max: u64,
     pub passthrough_writes: PassthroughWrites,
 }
 
@@ -95,6 +97,7 @@ impl Default for FuseOptions {
             invalidations_in_flight: 1024,
             passthrough: true,
             passthrough_min_size: 128 << 10,
+            passthrough_rewrite_max: 1 << 30,
             passthrough_writes: PassthroughWrites::Auto,
         }
     }
@@ -128,6 +131,7 @@ impl From<&FuseConf> for FuseOptions {
             statfs_interval: conf.statfs_interval,
             passthrough: conf.passthrough,
             passthrough_min_size: conf.passthrough_min_size,
+            passthrough_rewrite_max: conf.passthrough_rewrite_max,
             passthrough_writes: match conf.passthrough_writes.as_str() {
                 "always" => PassthroughWrites::Always,
                 "never" => PassthroughWrites::Never,

@@ -27,11 +27,13 @@ pub struct Passthrough {
     /// Why it is off altogether.
     off: Option<&'static str>,
     pub min_size: u64,
+    /// Bytes of the largest file that is rewritten so.
+    pub rewrite_max: u64,
     writes: PassthroughWrites,
     taken: AtomicU64,
     refused: [AtomicU64; NotLocal::ALL.len()],
-    /// Whether the last new file of a directory became large.
-    became_large: Mutex<HashMap<InodeId, bool>>,
+    /// Whether the last new file of a directory became large, and the last one of all.
+    became_large: Mutex<(HashMap<InodeId, bool>, bool)>,
 }
 
 impl Passthrough {
@@ -53,6 +55,7 @@ impl Passthrough {
             keeper,
             off,
             min_size: options.passthrough_min_size,
+            rewrite_max: options.passthrough_rewrite_max,
             writes: options.passthrough_writes,
             taken: AtomicU64::new(0),
             refused: Default::default(),
@@ -75,17 +78,21 @@ impl Passthrough {
         match self.writes {
             PassthroughWrites::Always => true,
             PassthroughWrites::Never => false,
-            PassthroughWrites::Auto => self.became_large.lock().get(&parent).copied().unwrap_or(false),
+            PassthroughWrites::Auto => {
+                let became_large = self.became_large.lock();
+                became_large.0.get(&parent).copied().unwrap_or(became_large.1)
+            }
         }
     }
 
     /// A file that was made here was closed for the last time.
     pub fn learn(&self, parent: InodeId, size: u64) {
-        let mut known = self.became_large.lock();
+        let (known, last) = &mut *self.became_large.lock();
         if known.len() >= DIRECTORIES && !known.contains_key(&parent) {
             known.clear();
         }
         known.insert(parent, size >= LARGE);
+        *last = size >= LARGE;
     }
 
     /// Counts an open that is served so.

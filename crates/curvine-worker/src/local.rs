@@ -34,9 +34,7 @@ pub(crate) async fn expose(
             engine.disk.run_slow(deadline, move || store.delete(&[key])).await?;
             return Ok(refused(Refusal::NotNew));
         }
-        ExposeRequest { write: true, epoch, session, join, .. } => {
-            Access::Write { epoch: *epoch, session: *session, join: *join }
-        }
+        ExposeRequest { write: true, epoch, session, .. } => Access::Write { epoch: *epoch, session: *session },
         _ => Access::Read,
     };
     let store = engine.store.clone();

@@ -185,8 +185,31 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn fsync(&self, fh: u64, datasync: bool) -> Outcome {
-        let (_, handle) = self.file(fh)?;
-        self.server.backend.fsync(&handle, datasync).await?;
+        let (inode, handle) = self.file(fh)?;
+        let server = self.server;
+        let Some(backing) = server.modes.written(inode) else {
+            server.backend.fsync(&handle, datasync).await?;
+            return Ok(Answer::Done);
+        };
+        // As long as nobody else may have touched the inode, its worker has not taken the file away from us.
+        let own = backing.suits(None, server.backend.session());
+        let tenure = server.backend.tenure(inode).filter(|_| own);
+        if let Some(tenure) = tenure {
+            let file = backing.clone();
+            match tokio::task::spawn_blocking(move || file.sync_alone(tenure)).await.ok().flatten() {
+                Some(Ok(())) if server.backend.tenure(inode) == Some(tenure) => return Ok(Answer::Done),
+                Some(Err(error)) => {
+                    tracing::warn!(%error, inode, "what was written to a local file could not be brought to its disk");
+                    // The worker is to find out as well.
+                    let _ = server.backend.fsync(&handle, datasync).await;
+                    return Err(Failure::Errno(libc::EIO));
+                }
+                _ => {}
+            }
+        }
+        let before = backing.before_sync();
+        server.backend.fsync(&handle, datasync).await?;
+        backing.indexed(before, tenure.filter(|tenure| server.backend.tenure(inode) == Some(*tenure)));
         Ok(Answer::Done)
     }
 

@@ -103,7 +103,8 @@ impl<B: Backend> Call<'_, B> {
             if !passthrough.writes() {
                 return Err(NotLocal::NotNew);
             }
-            LocalUse::Write { place: new_in.is_some_and(|parent| passthrough.expects_large(parent)) }
+            let place = new_in.is_some_and(|parent| passthrough.expects_large(parent));
+            LocalUse::Write { place, least: passthrough.min_size, most: passthrough.rewrite_max }
         } else {
             LocalUse::Read { least: passthrough.min_size }
         };
