@@ -99,17 +99,19 @@ impl Plan {
 pub struct Cluster {
     dir: PathBuf,
     plan: Plan,
-    ports: Ports,
+    pub(super) ports: Ports,
     processes: Arc<Mutex<BTreeMap<Role, Process>>>,
     reaper: Arc<Reaper>,
     over: Arc<(Mutex<bool>, Condvar)>,
     timed_out: Arc<AtomicBool>,
 }
 
-struct Ports {
+pub(super) struct Ports {
     /// (RPC, log) of each master.
     masters: Vec<(u16, u16)>,
-    workers: Vec<u16>,
+    pub(super) workers: Vec<u16>,
+    /// Of the web page of each role.
+    pub(super) web: BTreeMap<Role, u16>,
 }
 
 impl Cluster {
@@ -129,10 +131,12 @@ impl Cluster {
     pub fn prepare(plan: Plan) -> Cluster {
         let dir = tempfile::Builder::new().prefix("curvine-test-").tempdir().expect("make a directory").keep();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).expect("open the directory to others");
-        let mut free = free_ports(2 * plan.masters + plan.workers);
+        let roles = roles_of(&plan);
+        let mut free = free_ports(2 * plan.masters + plan.workers + roles.len());
         let mut port = || free.pop().expect("a port");
         let masters = (0..plan.masters).map(|_| (port(), port())).collect();
-        let ports = Ports { masters, workers: free };
+        let web = roles.into_iter().map(|role| (role, port())).collect();
+        let ports = Ports { masters, workers: free, web };
         let cluster = Cluster {
             dir,
             plan,
@@ -158,11 +162,7 @@ impl Cluster {
     }
 
     fn roles(&self) -> Vec<Role> {
-        std::iter::once(Role::Master)
-            .chain((1..self.plan.masters).map(Role::Standby))
-            .chain((0..self.plan.workers).map(Role::Worker))
-            .chain((0..self.plan.mounts).map(Role::Mount))
-            .collect()
+        roles_of(&self.plan)
     }
 
     /// Where everything of this cluster is.
@@ -218,6 +218,12 @@ impl Cluster {
         }
         set("security", "secret_file", text(&self.dir.join("secret")));
         set("client", "hostname", format!("{:?}", host(if let Role::Mount(number) = role { number } else { 0 })));
+        let section = match role {
+            Role::Master | Role::Standby(_) => "master",
+            Role::Worker(_) => "worker",
+            Role::Mount(_) => "fuse",
+        };
+        set(section, "web_port", self.ports.web[&role].to_string());
         match role {
             Role::Master | Role::Standby(_) => {}
             Role::Worker(number) => {
@@ -486,6 +492,14 @@ impl Cluster {
             kill_all(&processes);
         });
     }
+}
+
+fn roles_of(plan: &Plan) -> Vec<Role> {
+    std::iter::once(Role::Master)
+        .chain((1..plan.masters).map(Role::Standby))
+        .chain((0..plan.workers).map(Role::Worker))
+        .chain((0..plan.mounts).map(Role::Mount))
+        .collect()
 }
 
 fn kill_all(processes: &Mutex<BTreeMap<Role, Process>>) {

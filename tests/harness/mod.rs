@@ -13,6 +13,7 @@ pub mod reaper;
 pub mod rng;
 pub mod run;
 pub mod wait;
+pub mod web;
 
 pub use cluster::{Cluster, Plan, Role};
 pub use rng::Rng;

@@ -31,6 +31,11 @@ impl FileSystem {
 
     /// What each worker holds of a file, with the worker's number; none for inline content.
     pub async fn content_map(&self, inode: InodeId) -> Result<Vec<(WorkerId, ContentMapReply)>> {
+        self.content_maps(inode).await?.into_iter().map(|(worker, map)| Ok((worker, map?))).collect()
+    }
+
+    /// The same, where a worker that does not answer is an error of its own.
+    pub async fn content_maps(&self, inode: InodeId) -> Result<Vec<(WorkerId, Result<ContentMapReply>)>> {
         let reply = self.layout(inode).await?;
         let Some(placed) = reply.layout else { return Ok(Vec::new()) };
         let mut holders: BTreeMap<WorkerId, ContentId> = BTreeMap::new();
@@ -48,17 +53,15 @@ impl FileSystem {
             }
             _ => {}
         }
-        let mut maps = Vec::new();
-        for (worker, content) in holders {
+        let asks = holders.into_iter().map(|(worker, content)| async move {
             let request = ContentMapRequest { content: Some(content) };
-            let map = self.core.workers.call(&self.core, worker, Method::ContentMap, &request, deadline).await;
-            match map {
-                Ok(map) => maps.push((worker, map)),
-                // It holds nothing of it.
-                Err(error) if matches!(error.kind(), ErrorKind::VersionMismatch | ErrorKind::NotFound) => {}
-                Err(error) => return Err(error),
-            }
-        }
+            (worker, self.core.workers.call(&self.core, worker, Method::ContentMap, &request, deadline).await)
+        });
+        let mut maps = futures::future::join_all(asks).await;
+        // Who has another version, or a copy of none, holds nothing of it.
+        maps.retain(|(_, map): &(WorkerId, Result<ContentMapReply>)| {
+            !map.as_ref().is_err_and(|error| matches!(error.kind(), ErrorKind::VersionMismatch | ErrorKind::NotFound))
+        });
         Ok(maps)
     }
 

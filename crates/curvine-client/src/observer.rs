@@ -44,6 +44,11 @@ impl Observer {
         Ok(reply)
     }
 
+    /// Connects to one of the masters and shakes hands, whether it leads or not.
+    pub async fn ping_master(&self) -> Result<()> {
+        self.masters.peer(Instant::now() + self.timeout).await.map(drop)
+    }
+
     /// Asks a worker.
     pub async fn worker<Q: Message, R: Message + Default>(
         &self,

@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(conf.set_text("master", "zzz", "1"), SetText::Unknown(None));
         assert!(matches!(conf.set_text("master", "rpc_port", "many"), SetText::Malformed(_)));
         assert!(matches!(conf.set_text("", "format_master", "true"), SetText::Retired(_)));
-        assert!(matches!(conf.set_text("master", "web_port", "9000"), SetText::Retired(_)));
+        assert!(matches!(conf.set_text("master", "audit_logging_enabled", "true"), SetText::Retired(_)));
         assert_eq!(conf, before);
     }
 }

@@ -42,6 +42,9 @@ section! {
         net_interface: Text = String::new();
         /// Address that all servers of this machine listen on, for example `0.0.0.0`. Empty: the server's `hostname`.
         bind_hostname: Text = String::new();
+        /// Address that the web pages listen on: metrics at `/metrics`, health at `/healthz`. They tell names of hosts and mounts to
+        /// whoever asks, so this machine alone may, unless this says otherwise, for example `0.0.0.0`.
+        web_hostname: Text = "127.0.0.1".to_string();
         /// Let the environment plant the faults that whole-cluster tests look for. Never for data that matters.
         testing: Flag = false;
     }
@@ -54,6 +57,8 @@ section! {
         hostname: Text = local();
         /// Port of the master's RPC.
         rpc_port: Port = 8995;
+        /// Port of the master's web page, see docs/METRICS.md. 0: none. While somebody else has it, there is a warning and no page.
+        web_port: Port = 9001;
         /// How long a client session or a worker lives without being heard. After it, others may change what a silent
         /// client had cached; it is also the longest pause after a change of leader.
         lease_time: Span = secs(10);
@@ -98,6 +103,8 @@ section! {
         node: Text = String::new();
         /// Port of the worker's RPC.
         rpc_port: Port = 8997;
+        /// Port of the worker's web page. 0: none.
+        web_port: Port = 9002;
         /// Tier directories, fastest first: `[KIND:QUOTA]path`, `[KIND]path`, `[QUOTA]path` or `path`, with KIND one of MEM,
         /// SSD, HDD (the default; DISK is the same). A worker needs one. `[KIND:QUOTA:80%:50%]path` evicts clean copies in the
         /// background when more than 80% is in use, down to 50%.
@@ -179,6 +186,8 @@ section! {
         mnt_path: File = PathBuf::from("/curvine-fuse");
         /// The directory of Curvine that becomes the root of the mount.
         fs_path: Text = "/".to_string();
+        /// Port of the mount's web page. 0: none. Of several mounts on a machine, each needs its own.
+        web_port: Port = 9003;
         /// Threads that read requests from the kernel. 0: as many as the machine has cores, from 2 to 8.
         io_threads: CountOrZero = 0;
         /// Each of these threads has its own descriptor of the session.

@@ -19,7 +19,7 @@ const CHUNKS: &str = "data moves in requests of up to 1 MB, see client.read_wind
 const RETRIES: &str = "every operation has one deadline that includes its retries, see client.rpc_timeout_ms";
 const RAFT: &str = "elections are timed by the replicas themselves, and one master alone leads at once";
 const SNAPSHOTS: &str = "snapshots follow the bytes of log written, see journal.snapshot_log_size";
-const WEB: &str = "this version serves no web pages yet";
+const WEB: &str = "see fuse.web_port";
 const LOSS: &str = "a worker is lost when its lease ends, see master.lease_time";
 const REPLICAS: &str = "this version keeps one replica of a block";
 const TTL: &str = "this version has no time to live of files";
@@ -36,7 +36,6 @@ const JOBS: &str = "this version has no jobs, cv load does its work itself";
 pub(crate) const RETIRED: &[(&str, &[&str], Fate)] = &[
     ("", &["format_master", "format_worker"], MustBeFalse(NEVER_FORMAT)),
 
-    ("master", &["web_port"], Warn(WEB)),
     ("master", &["meta_dir"], Warn("metadata are in memory, made durable by log and snapshots in journal.journal_dir")),
     ("master", &["io_threads", "worker_threads", "actor_threads", "executor_threads", "meta_request_concurrent"], Warn(RUNTIME)),
     ("master", &["io_timeout", "io_close_idle"], Warn("dead connections are found by pings")),
@@ -67,7 +66,6 @@ pub(crate) const RETIRED: &[(&str, &[&str], Fate)] = &[
     ("journal", &["conn_timeout_ms", "io_timeout_ms", "ignore_reply_error", "max_retry_num", "retry_interval_secs"], Warn(RETRIES)),
     ("journal", &["skip_failed_ufs_replay_after_retry", "scan_batch_size", "ufs_copy_timeout"], Warn(UFS_REPLAY)),
 
-    ("worker", &["web_port"], Warn(WEB)),
     ("worker", &["weight"], Warn("files go where there is room")),
     ("worker", &["io_slow_threshold"], Warn("slow requests are not logged by this version")),
     ("worker", &["io_threads", "executor_threads", "scheduler_threads"], Warn("see worker.disk_threads; the rest is sized by the machine")),
@@ -96,7 +94,7 @@ pub(crate) const RETIRED: &[(&str, &[&str], Fate)] = &[
     ("client", &["mount_update_ttl_ms"], Warn("the master knows the mount table")),
     ("client", &["log"], Warn(LOGS)),
 
-    ("fuse", &["web_port", "metrics_enabled"], Warn(WEB)),
+    ("fuse", &["metrics_enabled"], Warn(WEB)),
     ("fuse", &["mnt_number", "tasks_per_mnt", "mnt_per_task", "worker_threads"], Warn("one mount, with fuse.io_threads readers")),
     ("fuse", &["umask"], Warn("the kernel applies each process's own umask")),
     ("fuse", &["negative_timeout_ms", "enable_meta_cache", "meta_cache_timeout", "meta_cache_capacity", "meta_cache_ttl",

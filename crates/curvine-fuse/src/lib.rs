@@ -16,6 +16,7 @@ mod interrupt;
 mod io_mode;
 mod lock_owners;
 mod memory;
+pub mod metrics;
 mod mount;
 mod ops;
 mod options;

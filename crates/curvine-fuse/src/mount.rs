@@ -71,7 +71,7 @@ impl Gauges {
 /// A mount that is being served. Dropping it unmounts without waiting.
 pub struct Mount {
     pub(crate) mount_point: MountPoint,
-    pub(crate) connection: Connection,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) drain_timeout: Duration,
     pub(crate) events: Arc<KernelEvents>,
     pub(crate) served: Arc<dyn Served>,

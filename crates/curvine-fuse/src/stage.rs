@@ -217,7 +217,7 @@ impl Stage {
         let (readers, ended) = start_readers(&server, &device, devices, options.threads.max(1))?;
         info!(path = %mount_point.path().display(), threads = readers.len(), epoch = negotiated.has_inc_epoch(), "serving");
         Ok(Mount {
-            connection: Connection::of(&mount_point),
+            connection: Arc::new(Connection::of(&mount_point)),
             mount_point,
             drain_timeout: options.drain_timeout,
             events,

@@ -122,11 +122,11 @@ mod tests {
     #[test]
     fn what_means_nothing_is_named_with_the_nearest_known_key() {
         let (_, warnings) =
-            set(Component::Master, &[("rpc_prot", "1"), ("format_master", "true"), ("web_port", "9000")]);
+            set(Component::Master, &[("rpc_prot", "1"), ("format_master", "true"), ("audit_logging_enabled", "true")]);
         assert!(warnings.iter().any(|line| line.contains("rpc_prot") && line.contains("rpc_port?")), "{warnings:?}");
         assert!(warnings.iter().any(|line| line.contains("format_master") && line.contains("never")
             || line.contains("nothing is ever formatted")));
-        assert!(warnings.iter().any(|line| line.contains("web_port")));
+        assert!(warnings.iter().any(|line| line.contains("audit_logging_enabled")));
     }
 
     #[test]

@@ -204,6 +204,7 @@ impl Leader {
         let mode = data_mode(request.session, &attr, grant.as_ref());
         let (attr, _) = self.best_attr(request.session, attr, None, deadline).await;
         let epoch = grant.map_or(0, |grant| grant.epoch);
-        Ok(GetLayoutReply { attr: Some(attr), layout: Some(layout), epoch, mode: mode as i32 })
+        let observed_age_ms = self.ufs.age_of(request.inode).map(|age| age.as_millis() as u64);
+        Ok(GetLayoutReply { attr: Some(attr), layout: Some(layout), epoch, mode: mode as i32, observed_age_ms })
     }
 }

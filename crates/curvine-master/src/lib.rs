@@ -13,6 +13,7 @@ mod grants;
 mod keyed;
 mod leader;
 mod locks;
+pub mod metrics;
 mod mount_table;
 mod mounts;
 mod options;

@@ -123,6 +123,13 @@ impl UfsSeen {
         (left > 0).then_some(left)
     }
 
+    /// Since a file was looked at, if that look still counts.
+    pub fn age_of(&self, file: InodeId) -> Option<Duration> {
+        let seen = self.inner.lock();
+        let validity = seen.files.get(&file).filter(|validity| !validity.left().is_zero())?;
+        Some(boot_clock().saturating_sub(validity.since))
+    }
+
     /// Entries remembered.
     pub fn len(&self) -> usize {
         let seen = self.inner.lock();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use curvine_proto::{LogHealth, LogMode, MasterMember, ReportReply, SessionInfo, TierInfo, WorkerInfo};
+use curvine_proto::{LogHealth, LogMode, MasterMember, ReportReply, SessionInfo, TierInfo, Time, WorkerInfo};
 use curvine_raft::{MemberAddress, Mode, Replica, Status};
 
 use crate::leader::Leader;
@@ -55,6 +55,7 @@ pub(crate) fn of_follower(replica: &Replica<MetaState>) -> ReportReply {
         voters: status.members.iter().filter(|member| member.voter).count() as u32,
         log: Some(log_health(&status)),
         members: members(&status),
+        wall_clock: Some(Time::now()),
         ..ReportReply::default()
     }
 }
@@ -137,6 +138,8 @@ impl Leader {
             gauges,
             log: Some(log_health(&status)),
             members: members(&status),
+            stats: Some(stats),
+            wall_clock: Some(Time::now()),
         }
     }
 }

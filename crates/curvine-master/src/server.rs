@@ -10,6 +10,7 @@ use curvine_proto::{Command, InitCluster, Method, PeerRole};
 use curvine_raft::{LeaderState, MemberAddress, Mode, Options, RaftTransport, Replica, RpcTransport};
 use curvine_rpc::{Auth, Call, ClusterCell, Connector, Peer, Reply, Server, Service};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
+use curvine_web::Source;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
@@ -17,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::MasterOptions;
 use crate::leader::Leader;
+use crate::metrics::MasterPage;
 use crate::peers::{LogPort, Peers};
 use crate::state::MetaState;
 
@@ -43,9 +45,9 @@ impl Drop for Others {
 }
 
 /// What the server talks to: the leader, if this replica is one.
-struct Front {
+pub(crate) struct Front {
     leading: RwLock<Option<Leading>>,
-    replica: Replica<MetaState>,
+    pub(crate) replica: Replica<MetaState>,
 }
 
 struct Leading {
@@ -56,8 +58,7 @@ struct Leading {
 
 impl Service for Front {
     fn call(self: Arc<Self>, call: Call) -> BoxFuture<'static, Result<Reply>> {
-        let leader = self.leading.read().as_ref().map(|leading| leading.leader.clone());
-        match leader {
+        match self.leader() {
             Some(leader) => leader.answer_call(call).boxed(),
             // Without any leader, whoever is asked says what he knows: an operator is looking for the reason.
             None if call.method == Method::Report && self.replica.leader().address.is_empty() => {
@@ -80,6 +81,11 @@ impl Service for Front {
 }
 
 impl Front {
+    /// If this replica leads.
+    pub(crate) fn leader(&self) -> Option<Arc<Leader>> {
+        self.leading.read().as_ref().map(|leading| leading.leader.clone())
+    }
+
     /// Begins and ends leaderships.
     fn follow(&self, state: &LeaderState, begin: impl FnOnce() -> Arc<Leader>) {
         let current = self.leading.read().as_ref().map(|leading| leading.incarnation);
@@ -193,6 +199,11 @@ impl Master {
     /// Where it listens.
     pub fn address(&self) -> Option<SocketAddr> {
         self.server.local_addr()
+    }
+
+    /// What this master tells over HTTP.
+    pub fn page(&self) -> Arc<dyn Source> {
+        Arc::new(MasterPage { front: Arc::downgrade(&self.front), server: self.server.watch() })
     }
 
     /// The cluster that it is a master of.

@@ -183,15 +183,9 @@ impl Workers {
     /// What all workers that are known have done since they started.
     pub fn stats(&self) -> WorkerStats {
         let inner = self.inner.lock();
-        inner.values().map(|live| &live.stats).fold(WorkerStats::default(), |sum, one| WorkerStats {
-            bytes_read: sum.bytes_read + one.bytes_read,
-            bytes_written: sum.bytes_written + one.bytes_written,
-            ufs_bytes: sum.ufs_bytes + one.ufs_bytes,
-            ufs_requests: sum.ufs_requests + one.ufs_requests,
-            cache_hits: sum.cache_hits + one.cache_hits,
-            cache_misses: sum.cache_misses + one.cache_misses,
-            checksum_errors: sum.checksum_errors + one.checksum_errors,
-        })
+        let mut sum = WorkerStats::default();
+        inner.values().for_each(|live| sum.add(&live.stats));
+        sum
     }
 
     /// Bytes over all live workers: capacity and available.

@@ -4,6 +4,7 @@ pub mod error;
 pub mod frame;
 mod kind;
 pub mod method;
+mod stats;
 mod time;
 
 /// Messages compiled from `proto/`.

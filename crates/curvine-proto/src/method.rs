@@ -130,4 +130,9 @@ methods! {
     /// Client to worker.
     CopyRange = 200,
     SyncAll = 201,
+
+    /// Operator to worker: what it has done, and what it has.
+    WorkerReport = 370,
+    /// Operator to worker: whether the store of a mount answers.
+    CheckStore = 371,
 }

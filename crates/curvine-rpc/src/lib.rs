@@ -53,5 +53,5 @@ pub use crc::crc32c;
 pub use eager::{Begun, begin, detached};
 pub use limits::{Budget, Limits};
 pub use peer::Peer;
-pub use server::Server;
+pub use server::{Server, ServerGauges, ServerWatch};
 pub use service::{Body, Call, Reply, Service};

@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use curvine_types::{Error, ErrorKind, Result};
@@ -96,6 +96,11 @@ impl Server {
         Ok(Self { inner, local_addr, listeners })
     }
 
+    /// Its values, for somebody who outlives it.
+    pub fn watch(&self) -> ServerWatch {
+        ServerWatch(Arc::downgrade(&self.inner))
+    }
+
     /// The TCP address, with its real port.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.local_addr
@@ -136,6 +141,36 @@ impl Server {
     fn close_all(&self) {
         for peer in self.inner.turn_away() {
             peer.close();
+        }
+    }
+}
+
+/// The values of a server that may be gone.
+#[derive(Clone)]
+pub struct ServerWatch(Weak<Inner>);
+
+/// What a server has, and may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServerGauges {
+    pub connections: usize,
+    pub connections_limit: usize,
+    /// Requests in work, and replies that have not left yet.
+    pub requests: usize,
+    /// Bytes of received requests.
+    pub request_bytes: usize,
+    pub request_bytes_limit: usize,
+}
+
+impl ServerWatch {
+    /// The values now; zeroes of a server that is gone.
+    pub fn gauges(&self) -> ServerGauges {
+        let Some(inner) = self.0.upgrade() else { return ServerGauges::default() };
+        ServerGauges {
+            connections: inner.peers.lock().by_id.len(),
+            connections_limit: inner.limits.max_connections,
+            requests: inner.shared.inflight.get(),
+            request_bytes: inner.limits.inflight_bytes.used(),
+            request_bytes_limit: inner.limits.inflight_bytes.limit(),
         }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) async fn read(
             Ok((reply, bytes)) => {
                 Stats::add(&engine.stats.bytes_read, bytes);
                 Stats::add(if missed { &engine.stats.misses } else { &engine.stats.hits }, 1);
+                engine.sources.count_read(key, missed, bytes);
                 return Ok(reply);
             }
             Err(error) if matches!(error.kind(), ErrorKind::VersionMismatch | ErrorKind::Unavailable) => {

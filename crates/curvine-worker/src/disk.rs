@@ -44,6 +44,11 @@ impl DiskPool {
     pub fn busy(&self) -> usize {
         self.limit - self.quick.available_permits()
     }
+
+    /// The same, and the limit.
+    pub fn load(&self) -> (u64, u64) {
+        (self.busy() as u64, self.limit as u64)
+    }
 }
 
 async fn run_in<T: Send + 'static>(

@@ -43,15 +43,24 @@ pub(crate) struct Engine {
 impl Engine {
     /// For the heartbeat.
     pub fn worker_stats(&self) -> WorkerStats {
-        let (ufs_requests, ufs_bytes) = self.sources.counts();
+        let stores = self.sources.per_mount.stats();
+        let store = self.store.gauges();
         WorkerStats {
             bytes_read: self.stats.bytes_read.load(Relaxed),
             bytes_written: self.stats.bytes_written.load(Relaxed),
-            ufs_bytes,
-            ufs_requests,
+            ufs_bytes: stores.iter().map(|store| store.bytes_read).sum(),
+            ufs_requests: stores.iter().map(|store| store.requests).sum(),
             cache_hits: self.stats.hits.load(Relaxed),
             cache_misses: self.stats.misses.load(Relaxed),
-            checksum_errors: self.store.gauges().checksum_errors,
+            checksum_errors: store.checksum_errors,
+            evictions: store.evictions,
+            evicted_bytes: store.evicted_bytes,
+            not_kept: self.stats.not_kept.load(Relaxed),
+            fetches_in_flight: self.fetcher.in_flight() as u64,
+            exposures: store.exposures,
+            promotions: store.promotions,
+            demotions: store.demotions,
+            stores,
         }
     }
 

@@ -111,7 +111,7 @@ impl WorkerOptions {
             } else {
                 format!("{listen}:{}", worker.rpc_port)
             },
-            web_port: 0,
+            web_port: worker.web_port,
             socket,
             secret: conf.secret()?,
             tiers,

@@ -8,8 +8,8 @@ use curvine_proto::{
     AdoptObjectRequest, ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest,
     FallocateRequest, FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method,
     OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, ReleaseContentRequest, SealRequest,
-    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest,
-    TruncateRequest, UfsListRequest, UfsObject, UfsStatRequest, WriteRequest,
+    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest, Time,
+    TruncateRequest, UfsListRequest, UfsObject, UfsStatRequest, WorkerReportReply, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::IO_MAX;
@@ -116,6 +116,11 @@ impl WorkerService {
                     target => authoritative::map(engine, target, deadline).await?,
                 };
                 Ok(Reply::new(&reply))
+            }
+            Method::WorkerReport => Ok(Reply::new(&report(engine).await)),
+            Method::CheckStore => {
+                check_store(engine, call.request()?, deadline).await?;
+                Ok(Reply::new(&Empty {}))
             }
             Method::ListHeld => Ok(Reply::new(&held(engine, &call.request()?))),
             Method::Fill => {
@@ -248,6 +253,17 @@ fn writable(engine: &Engine, call: &Call, content: &Option<ContentId>) -> Result
             .with("inode", target.key.inode));
     }
     Ok(target)
+}
+
+async fn report(engine: &Arc<Engine>) -> WorkerReportReply {
+    let tiers = engine.tier_infos().await;
+    WorkerReportReply { stats: Some(engine.worker_stats()), tiers, wall_clock: Some(Time::now()) }
+}
+
+/// One look into the store that nothing remembers.
+async fn check_store(engine: &Engine, request: CheckStoreRequest, deadline: Instant) -> Result<()> {
+    let ufs = engine.sources.mount(request.mount, request.mount_change, deadline).await?;
+    within(deadline, ufs.list("", "", 1)).await.map(drop)
 }
 
 fn held(engine: &Engine, request: &ListHeldRequest) -> ListHeldReply {

@@ -16,8 +16,13 @@ use curvine_rpc::{Body, Channel};
 use curvine_types::{Error, ErrorKind, MountId, Result, Secret};
 use curvine_ufs::{Expect, Policy, Ufs};
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::per_mount::PerMount;
+
+/// Contents resolved at once only to know whose they are.
+const NAMING: usize = 2;
 /// Objects remembered; beyond it all are asked for again.
 const OBJECTS_MAX: usize = 64 << 10;
 
@@ -41,9 +46,9 @@ pub(crate) struct Sources {
     timeout: Duration,
     objects: Mutex<HashMap<ContentKey, Arc<Object>>>,
     mounts: tokio::sync::Mutex<HashMap<MountId, Handle>>,
-    /// Requests and bytes of handles that were replaced.
-    retired: Mutex<(u64, u64)>,
-    handles: Mutex<HashMap<MountId, Arc<dyn Ufs>>>,
+    pub per_mount: PerMount,
+    /// Contents that are being resolved only to know whose they are.
+    naming: Semaphore,
 }
 
 #[derive(Clone)]
@@ -61,8 +66,8 @@ impl Sources {
             timeout,
             objects: Mutex::default(),
             mounts: tokio::sync::Mutex::default(),
-            retired: Mutex::default(),
-            handles: Mutex::default(),
+            per_mount: PerMount::default(),
+            naming: Semaphore::new(NAMING),
         }
     }
 
@@ -132,24 +137,32 @@ impl Sources {
             info.secrets.into_iter().map(|(name, value)| (name, Secret::new(value.to_vec()))).collect();
         let ufs = curvine_ufs::open_with(&info.url, &options, &secrets, self.policy)?;
         tracing::info!(mount, url = info.url, change = info.change, "store opened");
+        let known = curvine_proto::MountInfo { id: mount, url: info.url, path: info.path, ..Default::default() };
+        self.per_mount.opened(&known, ufs.clone());
         mounts.insert(mount, Handle { change: info.change, ufs: ufs.clone() });
-        if let Some(old) = self.handles.lock().insert(mount, ufs.clone()) {
-            let counts = old.counters().snapshot();
-            let mut retired = self.retired.lock();
-            retired.0 += counts.requests;
-            retired.1 += counts.bytes;
-        }
         Ok(ufs)
     }
 
-    /// Requests to stores, and bytes from them.
-    pub fn counts(&self) -> (u64, u64) {
-        let retired = *self.retired.lock();
-        self.handles
-            .lock()
-            .values()
-            .map(|ufs| ufs.counters().snapshot())
-            .fold(retired, |(requests, bytes), counts| (requests + counts.requests, bytes + counts.bytes))
+    /// The mount that a content belongs to; 0 if that is not known here yet.
+    pub fn mount_of(&self, key: ContentKey) -> MountId {
+        self.objects.lock().get(&key).map_or(0, |object| object.mount)
+    }
+
+    /// Counts a read of a cached content. Whose it is, is asked once, in the background.
+    pub fn count_read(self: &Arc<Self>, key: ContentKey, missed: bool, bytes: u64) {
+        let mount = self.mount_of(key);
+        self.per_mount.of(mount).read(missed, bytes);
+        if mount == 0 && self.naming.available_permits() > 0 {
+            let sources = self.clone();
+            tokio::spawn(async move {
+                let Ok(_permit) = sources.naming.try_acquire() else { return };
+                let deadline = Instant::now() + sources.timeout;
+                if let Ok(object) = sources.object(key, deadline).await {
+                    // So that the mount has its name, too.
+                    let _ = sources.mount(object.mount, object.mount_change, deadline).await;
+                }
+            });
+        }
     }
 
     /// Has the log remember an upload that has begun.

@@ -10,6 +10,7 @@ use curvine_rpc::{Address, Auth, Budget, Channel, ClusterCell, Connector, Limits
 use curvine_types::limits::{CHUNK_SIZE, IO_MAX};
 use curvine_types::{ClusterId, Error, ErrorKind, Result, WorkerId};
 use curvine_ufs::Policy;
+use curvine_web::Source;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -19,6 +20,7 @@ use crate::disk::DiskPool;
 use crate::engine::{ByteBudget, Engine, Lease};
 use crate::fetch::{Fetcher, RUN_MAX};
 use crate::membership::{self, Announcement};
+use crate::metrics::WorkerPage;
 use crate::options::WorkerOptions;
 use crate::service::WorkerService;
 use crate::source::Sources;
@@ -38,6 +40,7 @@ pub struct Worker {
     pub(crate) registered: watch::Receiver<WorkerId>,
     failed: watch::Receiver<Option<(ErrorKind, String)>>,
     tasks: Tasks,
+    limits: (usize, usize),
 }
 
 /// Current values of what has a limit.
@@ -112,8 +115,9 @@ impl Worker {
             .ok_or_else(|| Error::new(ErrorKind::Internal, "the server does not know where it listens"))?;
         let (registered_tx, registered) = watch::channel(0);
         let (failed_tx, failed) = watch::channel(None);
-        let worker =
-            Worker { server, address, service, master: master.clone(), registered, failed, tasks: Tasks::default() };
+        let limits = (options.open_files, options.ufs_concurrency);
+        let tasks = Tasks::default();
+        let worker = Worker { server, address, service, master: master.clone(), registered, failed, tasks, limits };
         worker.spawn(join(
             options,
             address,
@@ -158,6 +162,13 @@ impl Worker {
             Ok(why) => failure_of(&why),
             Err(_) => std::future::pending().await,
         }
+    }
+
+    /// What this worker tells over HTTP.
+    pub fn page(&self) -> Arc<dyn Source> {
+        let (open_files_limit, ufs_concurrency) = self.limits;
+        let service = Arc::downgrade(&self.service);
+        Arc::new(WorkerPage { service, server: self.server.watch(), open_files_limit, ufs_concurrency })
     }
 
     pub fn gauges(&self) -> WorkerGauges {
@@ -280,6 +291,12 @@ async fn open_engine(
     let copies =
         Copies::new(master.clone(), connector, options.copy_max_size, options.copy_percent, options.ufs_timeout);
     let sources = Arc::new(Sources::new(master, policy, options.master_timeout));
+    let told = Arc::downgrade(&sources);
+    store.on_evict(Box::new(move |key, bytes| {
+        if let Some(sources) = told.upgrade() {
+            sources.per_mount.of(sources.mount_of(key)).evicted(bytes);
+        }
+    }));
     // Of the memory limit a quarter each is for received requests and for replies, half for what comes from and goes to stores.
     let fetches = ByteBudget::new(options.memory_limit / 8 * 3, RUN_MAX * CHUNK_SIZE);
     let uploads = ByteBudget::new(options.memory_limit / 8, UPLOAD_MEMORY);

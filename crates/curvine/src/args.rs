@@ -6,9 +6,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::fluid::args::FluidCommand;
 mod bench;
+mod insight;
 mod jobs;
 
 pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
+pub use insight::StatsArgs;
 pub use jobs::{JobCommand, LoadArgs, TreeArgs};
 
 /// Options of every command.
@@ -157,6 +159,19 @@ pub enum ToolCommand {
         #[arg(default_value = "summary")]
         what: ReportKind,
     },
+    /// Show what the workers do now, a line for each interval
+    Stats(StatsArgs),
+    /// Tell where the bytes of a file are, how old its attributes are, and how the kernel reads it here
+    ///
+    /// Exit codes: 0 all of it can be read; 3 some of its bytes cannot; 1 it could not be found out.
+    Stat {
+        /// A path on a mount of this machine, or a path of Curvine; cv://PATH is always the latter
+        path: String,
+    },
+    /// Check this machine and its cluster, and say what to do about what is wrong
+    ///
+    /// Each check has a deadline. Exit codes: 0 all is well; 3 something is wrong; 4 nothing is wrong, but something could be better.
+    Doctor,
     /// Check that the metadata is sound and that the workers hold what it names, on the running cluster
     ///
     /// Exit codes: 0 all is well; 3 something is wrong; 4 nothing wrong was found, but not everything could be checked; 1 it could not run.
@@ -245,6 +260,8 @@ pub enum ReportKind {
 pub enum ConfigCommand {
     /// Print the reference of all keys, as in docs/CONFIGURATION.md
     Reference,
+    /// Print the reference of all metrics, as in docs/METRICS.md
+    Metrics,
     /// Read the config file, report what is wrong with it, and print what differs from the defaults
     Check,
 }

@@ -487,7 +487,7 @@ impl State {
             Place::Ufs(ufs) => layout::Kind::Ufs(ufs.clone()),
         };
         let layout = Layout { generation: found.attr.generation, kind: Some(kind) };
-        Ok(GetLayoutReply { attr: Some(found.attr), layout: Some(layout), epoch, mode: 0 })
+        Ok(GetLayoutReply { attr: Some(found.attr), layout: Some(layout), epoch, mode: 0, observed_age_ms: None })
     }
 
     fn apply(&mut self, session: u64, body: CommandBody) -> Result<(Outcome, Vec<Lease>)> {

@@ -18,10 +18,12 @@ const STATUS: &[u8] = b"curvine.status";
 impl<B: Backend> Call<'_, B> {
     fn status(&self) -> String {
         let (open, passthrough) = (self.server.modes.describe(self.inode), &self.server.passthrough);
-        match passthrough.off() {
-            Some(why) => format!("{open}; passthrough is off: {why}"),
-            None => open,
-        }
+        let off = passthrough.off().map(|why| format!("; passthrough is off: {why}")).unwrap_or_default();
+        let attributes = match self.server.backend.try_getattr(self.inode) {
+            Some((_, left)) => format!("attributes are believed for {:.1} s more, under a lease", left.as_secs_f64()),
+            None => "attributes are asked for each time".to_string(),
+        };
+        format!("{open}{off}; {attributes}")
     }
 
     /// A list that nobody checks would be a lie: in a session that a kernel without them began, there are none.

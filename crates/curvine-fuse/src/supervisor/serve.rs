@@ -16,6 +16,7 @@ use curvine_config::ClusterConf;
 use curvine_fuse_abi::kernel::{AttrOut, StatfsOut, StatxOut};
 use curvine_fuse_abi::{Device, IntoBytes, Link, MountPoint};
 use curvine_types::{Error, ErrorKind, Result};
+use curvine_web::WebServer;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
@@ -211,7 +212,7 @@ impl Serving {
         };
         let stage = Stage::new(&options, mounted, self.table.clone(), &events, self.keeper.clone())?;
         let mount = stage.serve(options, fs.clone(), Inheritance::default(), events).await?;
-        Ok(Some(Started { mount, fs }))
+        Ok(Some(Started::new(&self.conf, mount, fs)))
     }
 
     /// The successor of a process that died: it takes what that had open and in flight.
@@ -229,7 +230,7 @@ impl Serving {
         let (fs, opened) = FileSystem::succeed(self.options.clone(), events.clone(), succession).await?;
         let inheritance = Inheritance { handles: join(handles, opened), requests, resumes: true };
         let mount = stage.serve(options, fs.clone(), inheritance, events).await?;
-        Ok(Started { mount, fs })
+        Ok(Started::new(&self.conf, mount, fs))
     }
 }
 
@@ -247,9 +248,17 @@ fn join(handles: Vec<(u64, HandleRecord)>, opened: Vec<Handle>) -> Vec<(u64, Han
 struct Started {
     mount: Mount,
     fs: FileSystem,
+    /// Until its predecessor is gone, a successor waits for the port in the background.
+    _web: Option<WebServer>,
 }
 
 impl Started {
+    fn new(conf: &ClusterConf, mount: Mount, fs: FileSystem) -> Self {
+        let page = mount.page(FuseOptions::from(conf), fs.clone());
+        let _web = WebServer::start(&conf.general.web_hostname, conf.fuse.web_port, page);
+        Self { mount, fs, _web }
+    }
+
     async fn until_told(self, link: &Link, messages: &mut Messages) -> Result<()> {
         loop {
             let message = tokio::select! {

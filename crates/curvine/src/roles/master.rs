@@ -5,6 +5,7 @@ use std::time::Duration;
 use curvine_config::{ClusterConf, Role};
 use curvine_master::Master;
 use curvine_types::Result;
+use curvine_web::WebServer;
 
 use super::{GRACE, prepare};
 use crate::args::Common;
@@ -30,11 +31,13 @@ pub async fn serve(conf: &ClusterConf) -> Result<()> {
         () = &mut asked => return Ok(()),
         started = starting => started?,
     };
+    let web = WebServer::start(&conf.general.web_hostname, conf.master.web_port, master.page());
     let failure = tokio::select! {
         () = asked => None,
         error = master.failed() => Some(error),
     };
     let grace = if failure.is_some() { FAILED_GRACE } else { GRACE };
+    drop(web);
     master.shutdown(grace).await;
     tracing::info!("stopped");
     failure.map_or(Ok(()), Err)

@@ -9,6 +9,7 @@ use curvine_config::{ClusterConf, Role};
 use curvine_fuse::supervisor::{self, Arguments, Supervise};
 use curvine_fuse::{FuseOptions, KernelEvents, Mount};
 use curvine_types::{Error, ErrorKind, Result};
+use curvine_web::WebServer;
 
 use super::{GRACE, prepare};
 use crate::args::{Common, MountArgs};
@@ -100,6 +101,7 @@ fn absolute(conf: &ClusterConf) -> Result<PathBuf> {
 pub struct Mounted {
     pub mount: Mount,
     fs: FileSystem,
+    web: Option<WebServer>,
 }
 
 impl Mounted {
@@ -114,7 +116,9 @@ impl Mounted {
         match Mount::start(FuseOptions::from(conf), fs.clone(), events, &path).await {
             Ok(mount) => {
                 tracing::info!(path = %path.display(), "mounted");
-                Ok(Self { mount, fs })
+                let page = mount.page(FuseOptions::from(conf), fs.clone());
+                let web = WebServer::start(&conf.general.web_hostname, conf.fuse.web_port, page);
+                Ok(Self { mount, fs, web })
             }
             Err(error) => {
                 let _ = fs.close(GRACE).await;
@@ -125,6 +129,7 @@ impl Mounted {
 
     /// Unmounts, then closes the session.
     pub async fn end(self) -> Result<()> {
+        drop(self.web);
         let unmounted = self.mount.unmount().await;
         if let Err(error) = self.fs.close(GRACE).await {
             tracing::warn!(%error, "the session is left to expire");

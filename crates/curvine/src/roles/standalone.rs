@@ -14,6 +14,7 @@ use curvine_config::{ClusterConf, DataDir, DataDirKind, generate_secret_file};
 use curvine_master::Master;
 use curvine_types::units::parse_size;
 use curvine_types::{Error, ErrorKind, Result};
+use curvine_web::WebServer;
 use curvine_worker::Worker;
 use rustix::fs::FlockOperation;
 
@@ -48,7 +49,10 @@ pub async fn run(common: &Common, arguments: StandaloneArgs) -> Result<()> {
 
     let master = Master::start(wiring::master(&conf)?).await?;
     let outcome = async {
+        let page = |port, page| WebServer::start(&conf.general.web_hostname, port, page);
+        let _web = page(conf.master.web_port, master.page());
         let worker = Worker::start(wiring::worker(&conf)?).await?;
+        let _web_of_worker = page(conf.worker.web_port, worker.page());
         let outcome = with_worker(&conf, &master, &worker, &conf_file, &wanted, arguments.mount.is_some(), stop).await;
         worker.shutdown(GRACE).await;
         outcome
@@ -144,6 +148,7 @@ fn configure(conf: &mut ClusterConf, data: &Path, arguments: &StandaloneArgs) ->
     // The ports of the last time, if they are free, so that mounts and shells of before go on.
     let before = std::fs::read_to_string(data.join(CONF_FILE)).ok();
     let before = before.and_then(|text| ClusterConf::parse(&text, CONF_FILE).ok()).map(|(conf, _)| conf);
+    let web = before.as_ref().map_or_else(|| web_ports(conf), web_ports);
     let before = before.map_or([None; 2], |conf| [Some(conf.master.rpc_port), Some(conf.worker.rpc_port)]);
     let secret_file = data.join("secret");
     generate_secret_file(&secret_file)?;
@@ -153,6 +158,8 @@ fn configure(conf: &mut ClusterConf, data: &Path, arguments: &StandaloneArgs) ->
     conf.master.rpc_port = port(arguments.master_port, before[0])?;
     conf.worker.hostname = HOST.to_string();
     conf.worker.rpc_port = port(arguments.worker_port, before[1].filter(|port| *port != conf.master.rpc_port))?;
+    [conf.master.web_port, conf.worker.web_port, conf.fuse.web_port] =
+        [port(None, Some(web[0]))?, port(None, Some(web[1]))?, port(None, Some(web[2]))?];
     conf.journal.journal_dir = data.join("journal");
     let quota = arguments.quota.as_deref().map(parse_size).transpose()?;
     conf.worker.data_dir = vec![DataDir::new(DataDirKind::Ssd, quota, data.join("data"))];
@@ -167,6 +174,10 @@ fn configure(conf: &mut ClusterConf, data: &Path, arguments: &StandaloneArgs) ->
         }
     }
     conf.validate()
+}
+
+fn web_ports(conf: &ClusterConf) -> [u16; 3] {
+    [conf.master.web_port, conf.worker.web_port, conf.fuse.web_port]
 }
 
 /// The port that was asked for, or else the one of before if it is free, or else a free one.
@@ -207,6 +218,14 @@ async fn mount_all(conf: &ClusterConf, wanted: &[UfsMountArgs]) -> Result<()> {
     outcome
 }
 
+/// Where the metrics are.
+fn web_pages(conf: &ClusterConf, mount: bool) -> String {
+    let ports = web_ports(conf);
+    let pages = ports.iter().take(if mount { 3 } else { 2 });
+    let pages: Vec<String> = pages.map(|port| format!("http://{}:{port}/metrics", conf.general.web_hostname)).collect();
+    pages.join(" ")
+}
+
 /// What to try next.
 fn welcome(conf: &ClusterConf, conf_file: &Path, mount: Option<&Path>, wanted: &[UfsMountArgs]) {
     let program = std::env::current_exe().map_or_else(|_| "curvine".to_string(), |path| path.display().to_string());
@@ -218,6 +237,7 @@ fn welcome(conf: &ClusterConf, conf_file: &Path, mount: Option<&Path>, wanted: &
         println!("  {url}\n               at {path}, read through and cached");
     }
     println!("  master       {}", conf.client.master_addrs.join(", "));
+    println!("  metrics      {}", web_pages(conf, mount.is_some()));
     println!("  config file  {}\n", conf_file.display());
     println!("Try in another shell:\n");
     if let Some(mount) = mount {

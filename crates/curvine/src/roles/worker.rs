@@ -2,6 +2,7 @@
 
 use curvine_config::{ClusterConf, Role};
 use curvine_types::{Error, ErrorKind, Result};
+use curvine_web::WebServer;
 use curvine_worker::{Worker, WorkerOptions};
 
 use super::{GRACE, prepare};
@@ -20,6 +21,7 @@ pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
     let stop = Stop::listen()?;
     let worker = Worker::start(WorkerOptions { ask_cluster_first, ..wiring::worker(conf)? }).await?;
     tracing::info!(address = %worker.address(), "worker is ready");
+    let web = WebServer::start(&conf.general.web_hostname, conf.worker.web_port, worker.page());
     let failure = tokio::select! {
         () = stop.asked() => None,
         error = worker.failure() => Some(error),
@@ -28,6 +30,7 @@ pub async fn serve(conf: &ClusterConf, ask_cluster_first: bool) -> Result<()> {
         None if conf.worker.drain_on_stop => drain(conf, &worker).await,
         _ => Ok(()),
     };
+    drop(web);
     worker.shutdown(GRACE).await;
     tracing::info!("stopped");
     failure.map_or(drained, Err)

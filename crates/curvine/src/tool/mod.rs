@@ -3,6 +3,7 @@
 //! Each command connects a session of its own, asks, and closes it. The master checks what its user may do.
 
 mod bench;
+mod doctor;
 pub mod fs;
 mod fsck;
 mod jobs;
@@ -14,6 +15,9 @@ pub mod output;
 mod path;
 mod progress;
 mod report;
+mod stat;
+mod stats;
+mod store_report;
 pub mod walk;
 
 use std::process::ExitCode;
@@ -25,7 +29,7 @@ use curvine_config::{ClusterConf, Role};
 use curvine_types::{Error, ErrorKind, Result};
 use serde_json::json;
 
-use crate::args::{Common, ReportKind, Target, ToolCommand, UfsMountArgs};
+use crate::args::{Common, ReportKind, StatsArgs, Target, ToolCommand, UfsMountArgs};
 use crate::{logs, wiring};
 use output::{say, say_json};
 
@@ -48,6 +52,10 @@ pub struct Context {
 
 /// Connects, runs a command, closes.
 pub async fn run(common: &Common, target: &Target, task: Task) -> Result<ExitCode> {
+    if let Task::Tool(ToolCommand::Doctor) = &task {
+        // A config that cannot be read is one of its findings.
+        return doctor::run(common, target).await;
+    }
     // In a pod of Fluid that is what its role runs with.
     let conf_file = common.conf.clone().or_else(crate::roles::fluid::conf_of_this_pod);
     let (mut conf, warnings) = ClusterConf::load(conf_file.as_deref())?;
@@ -86,6 +94,7 @@ enum Question {
     Report(ReportKind),
     Workers,
     Check,
+    Stats(StatsArgs),
 }
 
 impl Question {
@@ -94,6 +103,7 @@ impl Question {
             Task::Tool(ToolCommand::Report { what }) => Some(Self::Report(*what)),
             Task::Tool(ToolCommand::Node { command: None, .. }) => Some(Self::Workers),
             Task::Tool(ToolCommand::Fsck) => Some(Self::Check),
+            Task::Tool(ToolCommand::Stats(arguments)) => Some(Self::Stats(arguments.clone())),
             _ => None,
         }
     }
@@ -104,6 +114,7 @@ impl Question {
             Self::Report(what) => report::run(&observer, conf, json, what).await,
             Self::Workers => node::run(&observer, json).await,
             Self::Check => fsck::run(conf, json).await,
+            Self::Stats(arguments) => stats::run(&observer, json, &arguments).await,
         }
     }
 }
@@ -123,6 +134,7 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Mount(arguments) => mounts::mount(context, &arguments).await,
         Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
+        Task::Tool(ToolCommand::Stat { path }) => stat::run(context, &path).await,
         Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => jobs::load(context, arguments).await,
         Task::Tool(ToolCommand::Export(arguments)) => jobs::export(context, arguments).await,
@@ -132,6 +144,8 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
             ToolCommand::Report { .. }
             | ToolCommand::Node { .. }
             | ToolCommand::Fsck
+            | ToolCommand::Doctor
+            | ToolCommand::Stats(_)
             | ToolCommand::Meta { .. }
             | ToolCommand::Bench(_),
         ) => Err(Error::new(ErrorKind::Internal, "a question without a session was asked under one")),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::node::{sum, worker_json};
 use super::output::{age_text, say, say_json};
+use super::store_report;
 use crate::args::ReportKind;
 
 /// Prints the state of the cluster.
@@ -69,6 +70,7 @@ fn summary(conf: &ClusterConf, report: &ReportReply) -> String {
             format_size(capacity)
         ));
     }
+    lines.extend(store_report::lines(report));
     lines.join("\n")
 }
 
@@ -181,6 +183,7 @@ fn json(conf: &ClusterConf, report: &ReportReply) -> Value {
         "workers": report.workers.iter().map(worker_json).collect::<Vec<_>>(),
         "sessions": report.sessions.iter().map(session).collect::<Vec<_>>(),
         "gauges": gauges,
+        "stats": store_report::json(report),
         "log": {
             "mode": mode_name(report.log.as_ref()),
             "reason": report.log.as_ref().map_or("", |log| log.reason.as_str()),

@@ -1,0 +1,76 @@
+//! The part of `cv report` that tells of under file systems: what each mount asked of its store, and how its cache does.
+
+use curvine_proto::{ReportReply, StoreStats};
+use curvine_types::units::format_size;
+use serde_json::{Value, json};
+
+use super::stats::store_json;
+
+/// Queues that an operator should know of, by their names among the gauges.
+const QUEUES: [&str; 5] = ["jobs", "uploads_running", "seals_waiting", "lock_waits", "log_queue_commands"];
+
+/// Lines for people; none if no store was ever used.
+pub fn lines(report: &ReportReply) -> Vec<String> {
+    let Some(stats) = &report.stats else { return Vec::new() };
+    let mut lines = Vec::new();
+    if !stats.stores.is_empty() {
+        lines.push("stores       since each worker began".to_string());
+        lines.extend(stats.stores.iter().map(|store| line(&name(store), store)));
+        if stats.stores.len() > 1 {
+            let mut total = StoreStats::default();
+            stats.stores.iter().for_each(|store| total.add(store));
+            lines.push(line("in total", &total));
+        }
+    }
+    let queues = QUEUES.iter().filter_map(|name| Some(format!("{name} {}", report.gauges.get(*name)?)));
+    lines.push(format!(
+        "queues       {}, chunks_in_flight {}",
+        queues.collect::<Vec<_>>().join(", "),
+        stats.fetches_in_flight
+    ));
+    lines
+}
+
+fn name(store: &StoreStats) -> String {
+    if store.path.is_empty() { "(mount not known yet)".to_string() } else { store.label() }
+}
+
+fn line(name: &str, store: &StoreStats) -> String {
+    let reads = store.hits + store.misses;
+    let share = if reads == 0 { String::new() } else { format!(" ({}%)", store.hits * 100 / reads) };
+    format!(
+        "  {name}: {} hits{share}, {} misses, {} evictions of {}; store: {} requests, {} waiting, {} errors, {} retries, {} read, {} written",
+        store.hits,
+        store.misses,
+        store.evictions,
+        format_size(store.evicted_bytes),
+        store.requests,
+        store.in_flight,
+        store.errors,
+        store.retries,
+        format_size(store.bytes_read),
+        format_size(store.bytes_written),
+    )
+}
+
+/// The same for scripts.
+pub fn json(report: &ReportReply) -> Value {
+    let stats = report.stats.clone().unwrap_or_default();
+    json!({
+        "read_bytes": stats.bytes_read,
+        "written_bytes": stats.bytes_written,
+        "hits": stats.cache_hits,
+        "misses": stats.cache_misses,
+        "evictions": stats.evictions,
+        "evicted_bytes": stats.evicted_bytes,
+        "not_kept": stats.not_kept,
+        "promotions": stats.promotions,
+        "demotions": stats.demotions,
+        "exposures": stats.exposures,
+        "chunks_in_flight": stats.fetches_in_flight,
+        "checksum_errors": stats.checksum_errors,
+        "store_requests": stats.ufs_requests,
+        "store_read_bytes": stats.ufs_bytes,
+        "mounts": stats.stores.iter().map(store_json).collect::<Vec<_>>(),
+    })
+}
