@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob,
-    FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply,
-    ListJobsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs,
-    ReportReply, ReportRequest, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
+    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, QuotaInfo, ReportReply, ReportRequest, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -148,6 +145,19 @@ impl FileSystem {
         let settle = |_: &Arc<Core>, _: Done| ();
         core.mutate(CommandBody::ControlJob(ControlJob { job, retry }), Touched::dirs([]), core.deadline(), settle)
             .await
+    }
+
+    /// Limits what may be below a directory, or lifts the limits.
+    pub async fn set_quota(&self, quota: SetQuota) -> Result<()> {
+        let settle = |_: &Arc<Core>, _: Done| ();
+        self.core.mutate(CommandBody::SetQuota(quota), Touched::dirs([]), self.core.deadline(), settle).await
+    }
+
+    /// All quotas, or those of a directory and of what is above it, the nearest first.
+    pub async fn quotas(&self, dir: InodeId) -> Result<Vec<QuotaInfo>> {
+        let request = |_| ListQuotasRequest { inode: dir };
+        let (reply, _) = self.core.ask::<_, ListQuotasReply>(Method::ListQuotas, request, self.core.deadline()).await?;
+        Ok(reply.quotas)
     }
 
     /// Unmounts the under file system at a path.

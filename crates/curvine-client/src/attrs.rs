@@ -170,9 +170,9 @@ impl FileSystem {
         self.core.mutate(CommandBody::RemoveXattr(remove), touched, self.core.deadline(), settle).await?
     }
 
-    /// Totals over all workers.
-    pub async fn statfs(&self) -> Result<StatFsReply> {
-        let request = |session| StatFsRequest { session };
+    /// Totals over all workers, or what the quotas of a directory and those above it leave; 0: no directory.
+    pub async fn statfs(&self, dir: InodeId) -> Result<StatFsReply> {
+        let request = |session| StatFsRequest { session, inode: dir };
         let (reply, _) = self.core.ask::<_, StatFsReply>(Method::StatFs, request, self.core.deadline()).await?;
         Ok(reply)
     }

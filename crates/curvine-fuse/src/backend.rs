@@ -297,7 +297,8 @@ backend! {
     readlink(inode: InodeId) -> Bytes;
     /// Entries after `cookie`; 0: from the start.
     readdir(dir: InodeId, cookie: Cookie, limit: u32, plus: bool) -> DirPage;
-    statfs() -> StatFsReply;
+    /// Of the tree below a directory.
+    statfs(dir: InodeId) -> StatFsReply;
     set_xattr_with(inode: InodeId, name: &[u8], value: Bytes, flags: u32, kill_setgid: bool) -> ();
     get_xattr(inode: InodeId, name: &[u8]) -> Bytes;
     list_xattr(inode: InodeId) -> Vec<Bytes>;

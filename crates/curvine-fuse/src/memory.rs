@@ -54,7 +54,7 @@ impl Memory {
     /// The answer to STATFS, at once.
     pub fn statfs(&self) -> StatfsOut {
         let known = *self.statfs.lock();
-        let free_inodes = u64::from(u32::MAX);
+        let free_inodes = known.free_files.unwrap_or(u64::from(u32::MAX));
         StatfsOut {
             blocks: known.capacity / BLOCK,
             bfree: known.available / BLOCK,
@@ -90,7 +90,7 @@ impl Memory {
 
     /// Asks the cluster for what should be known, within `patience`. False if it did not answer.
     pub async fn refresh<B: Backend>(&self, backend: &B, root: InodeId, patience: Duration) -> bool {
-        let statfs = tokio::time::timeout(patience, backend.statfs());
+        let statfs = tokio::time::timeout(patience, backend.statfs(root));
         let (statfs, root) = tokio::join!(statfs, self.ask_root(backend, root, patience));
         if let Ok(Ok(reply)) = statfs {
             *self.statfs.lock() = reply;

@@ -143,6 +143,11 @@ impl Leader {
     ) -> Result<()> {
         self.ensure_writer(session, inode, deadline).await?;
         let _lock = self.content_locks.lock(inode, deadline).await?;
+        {
+            let state = self.replica.state().read();
+            let again = matches!(state.0.layout(inode, false)?.kind, Some(Kind::Blocks(_)));
+            state.0.quota_room(inode, again)?;
+        }
         self.make_live(inode, preferred, 0, deadline).await.map(|_| ())
     }
 
@@ -241,6 +246,9 @@ impl Leader {
         let _lock = self.content_locks.lock(inode, deadline).await?;
         let (attr, layout, grant) = self.layout_of(inode)?;
         let inline = matches!(layout.kind, Some(Kind::Inline(_)) | None);
+        if size > attr.size {
+            self.replica.state().read().0.quota_growth(inode, size)?;
+        }
         self.replica.state().read().0.check_writable(inode)?;
         // Who has the local file open by itself sees what is done to that file, not that there is another one.
         let in_place = match &layout.kind {

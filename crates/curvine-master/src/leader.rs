@@ -111,6 +111,7 @@ impl Leader {
         tasks.spawn(self.clone().upload_files());
         tasks.spawn(self.clone().drain_workers());
         tasks.spawn(self.clone().run_tasks());
+        tasks.spawn(self.clone().keep_quotas());
         tasks
     }
 

@@ -19,6 +19,7 @@ mod mounts;
 mod options;
 mod peers;
 mod permission;
+mod quotas;
 mod reads;
 mod recall;
 mod registry;

@@ -3,6 +3,7 @@
 use curvine_proto::{
     DirEntry, FileKind, GetAttrReply, GetAttrRequest, GetXattrReply, GetXattrRequest, ListXattrReply, ListXattrRequest,
     LookupReply, LookupRequest, ReadDirReply, ReadDirRequest, ReadLinkReply, ReadLinkRequest, StatFsReply,
+    StatFsRequest,
 };
 use curvine_types::{Error, ErrorKind, Result};
 use futures::StreamExt;
@@ -96,10 +97,26 @@ impl Leader {
         Ok(ListXattrReply { names: self.replica.state().read().0.xattr_names(request.inode)? })
     }
 
-    pub(crate) fn stat_fs(&self) -> StatFsReply {
-        let (capacity, available) = self.workers.capacity();
-        let inodes = self.replica.state().read().0.counts().inodes;
-        StatFsReply { capacity, available, inodes }
+    /// Totals over all workers, or what the quotas above a directory leave of them.
+    pub(crate) fn stat_fs(&self, request: &StatFsRequest) -> StatFsReply {
+        let (mut capacity, mut available) = self.workers.capacity();
+        let (inodes, quotas) = {
+            let state = self.replica.state().read();
+            (state.0.counts().inodes, state.0.quotas_above(request.inode))
+        };
+        let mut free_files = None;
+        for quota in &quotas {
+            if quota.bytes > 0 {
+                capacity = capacity.min(quota.bytes);
+                available = available.min(quota.bytes.saturating_sub(quota.used_bytes));
+            }
+            if quota.files > 0 {
+                let left = quota.files.saturating_sub(quota.used_files);
+                free_files = Some(free_files.map_or(left, |least: u64| least.min(left)));
+            }
+        }
+        let inodes = quotas.first().map_or(inodes, |nearest| nearest.used_files);
+        StatFsReply { capacity, available, inodes, free_files }
     }
 }
 

@@ -109,6 +109,19 @@ pub struct PlacedRecord {
     pub path: Option<Vec<u8>>,
 }
 
+/// A quota on a directory; a limit of 0 is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaRecord {
+    pub inode: InodeId,
+    pub path: Vec<u8>,
+    pub bytes: u64,
+    pub files: u64,
+    pub used_bytes: u64,
+    pub used_files: u64,
+    /// What was there before the quota is not all counted yet.
+    pub counting: bool,
+}
+
 /// Numbers for reports and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -143,4 +156,5 @@ pub struct Counts {
     pub doomed: u64,
     /// Work that the log remembers: dirty files, and what else waits.
     pub jobs: u64,
+    pub quotas: u64,
 }

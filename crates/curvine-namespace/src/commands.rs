@@ -11,6 +11,7 @@ mod mounts;
 mod moves;
 mod names;
 mod observe;
+mod quota;
 mod reap;
 mod rename;
 mod sessions;
@@ -64,6 +65,8 @@ impl State {
             Body::SubmitJob(command) => self.submit_job(command),
             Body::NoteJob(command) => self.note_job(command),
             Body::ControlJob(command) => self.control_job(command),
+            Body::SetQuota(command) => self.set_quota(command),
+            Body::CountQuotas(command) => self.count_quotas(command),
         }
     }
 }

@@ -74,6 +74,10 @@ impl Store for Memory {
         self.inodes.iter().map(|(id, inode)| (*id, *inode))
     }
 
+    fn inodes_after(&self, after: InodeId) -> impl Iterator<Item = (InodeId, Inode)> {
+        self.inodes.range(&after.saturating_add(1)).map(|(id, inode)| (*id, *inode))
+    }
+
     fn find_dentry(&self, table: u64, name: &[u8]) -> Option<(Cookie, InodeId)> {
         let hash = siphash(&self.hash_key, name);
         let same_hash = self.index.range(&(table, hash, 0)).take_while(|(key, ())| (key.0, key.1) == (table, hash));

@@ -165,6 +165,7 @@ impl Namespace {
             garbage: state.garbage.len() as u64,
             doomed: state.doomed.len() as u64,
             jobs: state.jobs.len() as u64,
+            quotas: state.quotas.len() as u64,
         }
     }
 }

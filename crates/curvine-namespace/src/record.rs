@@ -194,6 +194,17 @@ pub struct Mount {
     pub root: InodeId,
 }
 
+/// How much may be below a directory, and how much is. A limit of 0 is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    pub bytes: u64,
+    pub files: u64,
+    pub used_bytes: u64,
+    pub used_files: u64,
+    /// Inodes up to this number are counted; the greatest number: all are.
+    pub counted: InodeId,
+}
+
 /// A session and the bounds of its window of results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {

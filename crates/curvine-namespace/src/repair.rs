@@ -36,6 +36,7 @@ impl State {
         self.find_a_place_for_the_nameless(&mut notes);
         self.repair_links();
         self.repair_sums();
+        self.repair_quotas();
         notes
     }
 
@@ -348,6 +349,18 @@ impl State {
                 inode.nlink = own.len() as u32;
             }
             self.store.put_inode(id, inode);
+        }
+    }
+
+    /// Their directories are counted anew.
+    fn repair_quotas(&mut self) {
+        let all: Vec<(InodeId, Quota)> = self.quotas.iter().map(|(id, quota)| (*id, *quota)).collect();
+        for (id, quota) in all {
+            if self.store.inode(id).is_some_and(|inode| inode.is_dir() && !inode.has(UFS)) {
+                self.quotas.insert(id, Quota { bytes: quota.bytes, files: quota.files, ..Quota::default() });
+            } else {
+                self.quotas.remove(&id);
+            }
         }
     }
 

@@ -23,6 +23,50 @@ impl Namespace {
         self.state.live.range(&from).take(limit).map(|(id, ())| *id).collect()
     }
 
+    /// All quotas, by their directories.
+    pub fn quotas(&self) -> Vec<QuotaRecord> {
+        self.state.quotas.iter().map(|(id, quota)| self.quota_record(*id, quota)).collect()
+    }
+
+    /// The quotas of a directory and of those above it, the nearest first.
+    pub fn quotas_above(&self, dir: InodeId) -> Vec<QuotaRecord> {
+        let above = self.state.quotas_above(dir).into_iter();
+        above.filter_map(|id| Some(self.quota_record(id, self.state.quotas.get(&id)?))).collect()
+    }
+
+    /// Whether a file may grow on workers: `QuotaExceeded` if a quota above it is used up. `again`: it did before.
+    pub fn quota_room(&self, inode: InodeId, again: bool) -> Result<()> {
+        self.state.check_quota_room(&self.state.inode(inode)?, again)
+    }
+
+    /// Whether a file may have so many bytes.
+    pub fn quota_growth(&self, inode: InodeId, size: u64) -> Result<()> {
+        self.state.check_growth(&self.state.inode(inode)?, size)
+    }
+
+    /// Whether a quota counts an inode.
+    pub fn is_below_quota(&self, inode: InodeId) -> bool {
+        let noted = self.state.store.inode(inode).filter(|inode| inode.cookie != 0);
+        noted.is_some_and(|inode| !self.state.quotas_above(inode.parent).is_empty())
+    }
+
+    /// Quotas whose directories are not counted to the end.
+    pub fn uncounted_quotas(&self) -> usize {
+        self.state.uncounted_quotas().len()
+    }
+
+    fn quota_record(&self, inode: InodeId, quota: &Quota) -> QuotaRecord {
+        QuotaRecord {
+            inode,
+            path: self.state.path(inode).unwrap_or_default(),
+            bytes: quota.bytes,
+            files: quota.files,
+            used_bytes: quota.used_bytes,
+            used_files: quota.used_files,
+            counting: quota.counted != InodeId::MAX,
+        }
+    }
+
     /// The lock that stands against one that `session` would take, if any.
     pub fn conflicting_lock(&self, session: SessionId, lock: &SetLock) -> Result<Option<LockHolder>> {
         self.state.conflicting_lock(session, lock)

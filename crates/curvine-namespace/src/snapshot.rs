@@ -62,14 +62,15 @@ enum Section {
     Garbage = 16,
     Doomed = 17,
     Jobs = 18,
+    Quotas = 19,
 }
 
 impl Section {
-    const ALL: [Section; 19] = {
+    const ALL: [Section; 20] = {
         use Section::*;
         [
             End, Meta, Sessions, Results, Workers, Mounts, Inodes, Dentries, Links, Xattrs, Inline, Placed, UfsDirs,
-            Grants, Orphans, Locks, Garbage, Doomed, Jobs,
+            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas,
         ]
     };
 

@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub uploads: Tree<InodeId, u64>,
     /// Jobs by where in which store they write.
     pub job_keys: Tree<(MountId, Arc<str>, u64), ()>,
+    /// By their directories.
+    pub quotas: Tree<InodeId, Quota>,
 }
 
 /// Numbers of the whole.
@@ -182,6 +184,7 @@ impl State {
         });
         if let Some(Some((before, after))) = sizes {
             self.meta.tally.resize(before, after);
+            self.charge_size(id, before, after);
         }
     }
 
@@ -246,8 +249,9 @@ impl State {
             }
             first
         });
-        if first == Some(false) {
-            self.store.put_link(child, dir, cookie);
+        match first {
+            Some(false) => self.store.put_link(child, dir, cookie),
+            _ => self.charge_name(child, dir, true),
         }
     }
 
@@ -258,11 +262,15 @@ impl State {
             self.store.remove_link(child, dir, cookie);
             return;
         }
+        self.charge_name(child, dir, false);
         let next = self.store.first_link(child);
         if let Some((dir, cookie)) = next {
             self.store.remove_link(child, dir, cookie);
         }
         self.store.edit_inode(child, |child| (child.parent, child.cookie) = next.unwrap_or_default());
+        if let Some((dir, _)) = next {
+            self.charge_name(child, dir, true);
+        }
     }
 
     /// Takes a link from an inode that has just lost a name. Without links it lives on only as long as a holder or a
@@ -318,6 +326,7 @@ impl State {
             self.held.remove(&(holder, Held::Orphan, id));
         }
         self.ufs_dirs.remove(&id);
+        self.quotas.remove(&id);
         self.end_upload(id);
         self.meta.tally.count(&inode, false);
         self.store.remove_inode(id);

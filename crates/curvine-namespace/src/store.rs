@@ -20,6 +20,8 @@ pub trait Store: Clone {
     fn remove_inode(&mut self, id: InodeId);
     fn inode_count(&self) -> usize;
     fn inodes(&self) -> impl Iterator<Item = (InodeId, Inode)>;
+    /// Those with higher numbers, ascending.
+    fn inodes_after(&self, after: InodeId) -> impl Iterator<Item = (InodeId, Inode)>;
 
     /// The entry of a name in a table of names.
     fn find_dentry(&self, table: u64, name: &[u8]) -> Option<(Cookie, InodeId)>;

@@ -135,4 +135,6 @@ methods! {
     WorkerReport = 370,
     /// Operator to worker: whether the store of a mount answers.
     CheckStore = 371,
+    /// Operator to master.
+    ListQuotas = 372,
 }

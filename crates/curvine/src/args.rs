@@ -10,7 +10,7 @@ mod insight;
 mod jobs;
 
 pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
-pub use insight::StatsArgs;
+pub use insight::{QuotaCommand, StatsArgs};
 pub use jobs::{JobCommand, LoadArgs, TreeArgs};
 
 /// Options of every command.
@@ -167,6 +167,11 @@ pub enum ToolCommand {
     Stat {
         /// A path on a mount of this machine, or a path of Curvine; cv://PATH is always the latter
         path: String,
+    },
+    /// Limit what may be below directories
+    Quota {
+        #[command(subcommand)]
+        command: QuotaCommand,
     },
     /// Check this machine and its cluster, and say what to do about what is wrong
     ///

@@ -343,7 +343,7 @@ impl Master {
                 Ok(Reply::new(&GetAttrReply { attr: Some(inode.attr), leases: vec![] }))
             }
             Method::ListWorkers => Ok(Reply::new(&ListWorkersReply { workers: self.state.lock().workers.clone() })),
-            Method::StatFs => Ok(Reply::new(&StatFsReply { capacity: 10, available: 5, inodes: 1 })),
+            Method::StatFs => Ok(Reply::new(&StatFsReply { capacity: 10, available: 5, inodes: 1, free_files: None })),
             _ => Err(Error::new(ErrorKind::NotSupported, "not played")),
         }
     }

@@ -59,7 +59,7 @@ async fn after_a_reconnection_leases_are_given_up_and_opens_are_declared() {
         let fs = fs.clone();
         async move { fs.open(inode, OpenFlags::READ).await }
     });
-    fs.statfs().await.unwrap();
+    fs.statfs(0).await.unwrap();
     assert_eq!(cluster.master.state.lock().declared.len(), 1);
     drop(blocked);
     cluster.master.until("the second declaration", |state| state.declared.len() == 2).await;
@@ -131,7 +131,7 @@ async fn when_the_session_expires_writers_are_dead_and_readers_go_on() {
     fs.getattr(inode).await.unwrap();
     cluster.master.expire(1);
     // Whatever is asked next finds out.
-    fs.statfs().await.unwrap();
+    fs.statfs(0).await.unwrap();
     fs.lookup(ROOT_INODE, &name("unknown")).await.unwrap();
     assert_eq!(cluster.session(), 2);
     assert!(kernel.inodes.lock().contains(&inode));

@@ -420,9 +420,9 @@ impl Backend for MemFs {
         Ok(DirPage { items: items.collect::<Result<_>>()?, end })
     }
 
-    async fn statfs(&self) -> Result<StatFsReply> {
+    async fn statfs(&self, _: InodeId) -> Result<StatFsReply> {
         self.reach().await;
-        Ok(StatFsReply { capacity: 8 << 30, available: 4 << 30, inodes: 7 })
+        Ok(StatFsReply { capacity: 8 << 30, available: 4 << 30, inodes: 7, free_files: None })
     }
 
     async fn set_xattr_with(&self, inode: InodeId, name: &[u8], value: Bytes, _: u32, _: bool) -> Result<()> {

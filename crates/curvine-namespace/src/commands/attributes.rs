@@ -15,6 +15,7 @@ impl State {
         self.check_writable(id, &inode)?;
         if let Some(size) = command.size {
             check_size(id, &inode, size)?;
+            self.check_growth(&inode, size)?;
             self.resize(id, &inode, size);
         }
         let now = self.meta.now;

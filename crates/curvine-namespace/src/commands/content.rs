@@ -80,6 +80,7 @@ impl State {
                 .with("length", end));
         }
 
+        self.check_growth(&inode, end)?;
         if !command.data.is_empty() {
             let mut data = self.store.inline(id).map(|data| data.to_vec()).unwrap_or_default();
             data.resize(data.len().max(end as usize), 0);
@@ -115,6 +116,7 @@ impl State {
             return Err(fail(ErrorKind::InvalidArgument, "a block size is above zero").with("inode", id));
         }
 
+        self.check_quota_room(&inode, false)?;
         self.set_inline(id, &[]);
         let extent = Extent { first_block: 0, block_count: 0, version: 1, workers: vec![command.worker] };
         let allocated = inode.size.div_ceil(512);

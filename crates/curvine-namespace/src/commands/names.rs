@@ -34,6 +34,9 @@ impl State {
         }
         let place = self.ufs_dirs.get(&command.parent).cloned();
         let key = place.as_ref().map(|place| storable_key(place, kind, &name)).transpose()?;
+        if place.is_none() {
+            self.check_quotas(command.parent, 1, 0)?;
+        }
 
         let (mut inode, inherited) = self.new_inode(&dir, command);
         inode.size = match kind {
@@ -148,6 +151,10 @@ impl State {
         }
         if inode.nlink >= LINK_MAX {
             return Err(fail(ErrorKind::TooManyLinks, "the file has too many links").with("inode", command.inode));
+        }
+        if inode.nlink == 0 {
+            // Its first name; further ones add nothing.
+            self.check_quotas(command.parent, 1, inode.size)?;
         }
 
         let now = self.meta.now;

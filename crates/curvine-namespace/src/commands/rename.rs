@@ -67,6 +67,12 @@ impl State {
             check_removable(target.id, &target_inode, source.is_dir)?;
             replaced = Some((target, target_inode));
         }
+        let mut moves = vec![(found.id, found.cookie, command.parent, command.new_parent)];
+        moves.extend(replaced.map(|(target, _)| (target.id, target.cookie, command.new_parent, 0)));
+        self.check_quotas_of_moves(&moves)?;
+        if whiteout {
+            self.check_quotas(command.parent, 1, 0)?;
+        }
 
         if let Some((target, target_inode)) = replaced {
             self.remove_name(command.new_parent, new_dir.content, target, target_inode.is_dir());
@@ -108,6 +114,10 @@ impl State {
         if target.is_dir && source.dir != target.dir {
             self.check_not_within(source.dir, found.id)?;
         }
+        self.check_quotas_of_moves(&[
+            (source.found.id, source.found.cookie, source.dir, target.dir),
+            (target.found.id, target.found.cookie, target.dir, source.dir),
+        ])?;
         if source.found.id != target.found.id {
             self.redirect(&source, &target);
             self.redirect(&target, &source);

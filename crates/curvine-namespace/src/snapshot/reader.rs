@@ -180,6 +180,10 @@ pub(super) fn take_record(
             }
             state.insert_job(job)
         }
+        Section::Quotas => {
+            let QuotaForm { inode, bytes, files, used_bytes, used_files, counted } = input.record(rest)?;
+            state.quotas.insert(inode, Quota { bytes, files, used_bytes, used_files, counted }).is_none()
+        }
     };
     if is_new { Ok(()) } else { Err(input.corrupt("a record is there twice")) }
 }

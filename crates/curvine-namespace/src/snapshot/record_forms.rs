@@ -84,6 +84,14 @@ forms! {
     }
     GarbageForm { worker: u64 = 1 uint64, inode: u64 = 2 uint64, generation: u64 = 3 uint64, }
     DoomedForm { table: u64 = 1 uint64, }
+    QuotaForm {
+        inode: u64 = 1 uint64,
+        bytes: u64 = 2 uint64,
+        files: u64 = 3 uint64,
+        used_bytes: u64 = 4 uint64,
+        used_files: u64 = 5 uint64,
+        counted: u64 = 6 uint64,
+    }
     /// `job` is an encoded `Job` of log.proto.
     JobForm { id: u64 = 1 uint64, job: Vec<u8> = 2 bytes, }
 }

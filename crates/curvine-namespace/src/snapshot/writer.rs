@@ -154,6 +154,10 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (id, job) in state.jobs.iter() {
         blocks.put(Section::Jobs, &JobForm { id: *id, job: job.encode_to_vec() })?;
     }
+    for (inode, quota) in state.quotas.iter() {
+        let Quota { bytes, files, used_bytes, used_files, counted } = *quota;
+        blocks.put(Section::Quotas, &QuotaForm { inode: *inode, bytes, files, used_bytes, used_files, counted })?;
+    }
     Ok(())
 }
 

@@ -14,6 +14,7 @@ mod node;
 pub mod output;
 mod path;
 mod progress;
+mod quota;
 mod report;
 mod stat;
 mod stats;
@@ -134,6 +135,7 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Mount(arguments) => mounts::mount(context, &arguments).await,
         Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
+        Task::Tool(ToolCommand::Quota { command }) => quota::run(context, command).await,
         Task::Tool(ToolCommand::Stat { path }) => stat::run(context, &path).await,
         Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,
         Task::Tool(ToolCommand::Load(arguments)) => jobs::load(context, arguments).await,

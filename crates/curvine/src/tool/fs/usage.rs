@@ -77,7 +77,7 @@ fn finish(context: &Context, values: Vec<Value>, failures: &Failures) -> Result<
 
 /// How much the workers hold.
 pub async fn df(context: &Context, human: bool) -> Result<ExitCode> {
-    let statfs = context.fs.statfs().await?;
+    let statfs = context.fs.statfs(0).await?;
     let used = statfs.capacity.saturating_sub(statfs.available);
     if context.json {
         say_json(&json!({
