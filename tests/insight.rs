@@ -3,6 +3,8 @@
 mod harness;
 #[path = "insight/metrics.rs"]
 mod metrics;
+#[path = "insight/pins.rs"]
+mod pins;
 #[path = "insight/quota.rs"]
 mod quota;
 #[allow(dead_code, reason = "this is a part of what the guide's tests need")]

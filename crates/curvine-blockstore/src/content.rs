@@ -30,6 +30,8 @@ pub(crate) struct Content {
     pub sync: Mutex<()>,
     /// Its file has no name any more; for those who do not hold `state`.
     pub gone: AtomicBool,
+    /// Not evicted, whoever needs room. Changed under `state`.
+    pub pinned: AtomicBool,
     /// A copy of what has its home on another worker: evicted before all others.
     pub secondary: AtomicBool,
     heat: AtomicU8,
@@ -87,6 +89,7 @@ impl Content {
             state: RwLock::new(state),
             sync: Mutex::new(()),
             gone: AtomicBool::new(false),
+            pinned: AtomicBool::new(false),
             secondary: AtomicBool::new(false),
             heat: AtomicU8::new(0),
             slot: Slot::default(),

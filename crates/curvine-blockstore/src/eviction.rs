@@ -26,6 +26,13 @@ pub(crate) struct Slot {
     weight: AtomicU64,
 }
 
+impl Slot {
+    /// In none of the queues, or just being taken out.
+    pub fn is_nowhere(&self) -> bool {
+        self.place.load(Relaxed) == NOWHERE
+    }
+}
+
 /// What the queues hold. The entry outlives its eviction; one that is gone is skipped.
 pub(crate) trait Evictable {
     type Key: Copy + Eq + Hash;

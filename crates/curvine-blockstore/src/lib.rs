@@ -25,6 +25,7 @@ mod index;
 mod lease;
 mod moves;
 mod orphans;
+mod pins;
 mod place;
 mod read;
 mod record;

@@ -81,7 +81,7 @@ impl BlockStore {
 
     /// Moves what was about to be evicted to a slower tier; false if it cannot go there.
     pub(crate) fn demote(&self, from: usize, content: &Arc<Content>, budget: &mut u64) -> bool {
-        if *budget == 0 || content.secondary.load(Ordering::Relaxed) {
+        if *budget == 0 || content.secondary.load(Ordering::Relaxed) || content.pinned.load(Ordering::Relaxed) {
             return false;
         }
         // Never wait for a reader here.
@@ -127,7 +127,8 @@ impl BlockStore {
     fn relocate(&self, content: &Arc<Content>, to: usize) -> bool {
         let (size, chunks) = {
             let state = content.state.read();
-            if !may_move(&state) {
+            // What is pinned is where there was room to pin it.
+            if !may_move(&state) || content.pinned.load(Ordering::Relaxed) {
                 return false;
             }
             (state.attr.size, state.chunks.clone())
@@ -189,7 +190,7 @@ impl BlockStore {
     fn switch(&self, content: &Arc<Content>, to: usize, size: u64, chunks: ChunkMap) -> Result<bool> {
         let target = &self.tiers[to];
         let mut state = content.state.write();
-        if !may_move(&state) || state.chunks != chunks {
+        if !may_move(&state) || state.chunks != chunks || content.pinned.load(Ordering::Relaxed) {
             return Ok(false);
         }
         let mut fresh = State::new(ContentKind::Cached, 0, 0);

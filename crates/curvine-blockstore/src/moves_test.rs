@@ -192,3 +192,32 @@ fn a_working_set_of_twice_the_cache_is_served_right_while_everything_moves() {
         assert!(tier.used <= quota && tier.clean <= tier.used, "{tier:?}");
     }
 }
+
+#[test]
+fn what_is_pinned_stays_under_pressure_and_pins_leave_room_for_others() {
+    let bench = Bench::new(&[(TierKind::Ssd, Some(10 * MIB))]);
+    let store = bench.open();
+    for inode in 1..=4 {
+        fill(&store, inode * 10, 2);
+        assert!(store.pin(copy(inode * 10), true).unwrap());
+    }
+    assert_eq!((store.pinned_bytes(), store.tiers()[0].clean), (8 * MIB, 0));
+    fill(&store, 50, 2);
+    assert!(!store.pin(copy(50), true).unwrap(), "a fifth of the directory stays for others");
+    for inode in 100..120 {
+        fill(&store, inode * 10, 1);
+    }
+    assert!(!store.contains(copy(50)));
+    for inode in 1..=4 {
+        assert!(read_all(&store, copy(inode * 10), 0).unwrap() == bytes(inode * 10, 2));
+    }
+    store.pin(copy(10), false).unwrap();
+    store.pin(copy(10), false).unwrap();
+    assert_eq!((store.pinned_bytes(), store.tiers()[0].clean), (6 * MIB, 4 * MIB));
+    fill(&store, 5000, 4);
+    assert!(!store.contains(copy(10)) && store.contains(copy(20)));
+    // A content that goes takes its pin along.
+    store.delete(&[copy(20)]).unwrap();
+    assert_eq!(store.pinned_bytes(), 4 * MIB);
+    assert!(store.pin(copy(999), true).unwrap(), "what is not here is fine");
+}

@@ -180,6 +180,7 @@ impl BlockStore {
             tier: tier.config.kind,
             path: tier.path_of(key),
             present_bytes,
+            pinned: content.pinned.load(Ordering::Relaxed),
         })
     }
 

@@ -332,6 +332,7 @@ impl BlockStore {
         }
         state.deleted = true;
         content.gone.store(true, Ordering::SeqCst);
+        self.unpin(content, state);
         tier.charge_copy(content, state, 0);
         tier.files.fetch_sub(1, Ordering::Relaxed);
         self.open_files.remove(content.id);

@@ -40,6 +40,8 @@ pub(crate) struct Tier {
     pending: AtomicU64,
     /// The part of `used` that clean copies take.
     evictable: AtomicU64,
+    /// Sizes of what is pinned, as large as it is when it is whole.
+    pub pinned: AtomicU64,
     pub files: AtomicUsize,
     /// Files without a content that somebody still has open, and what they take.
     pub orphans: Mutex<HashMap<PathBuf, u64>>,
@@ -90,6 +92,7 @@ impl Tier {
             used: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             evictable: AtomicU64::new(0),
+            pinned: AtomicU64::new(0),
             files: AtomicUsize::new(0),
             space: Mutex::new(Space { free: 0, total: 0, looked: None, used_then: 0 }),
             candidates: Mutex::default(),
@@ -270,10 +273,24 @@ impl Tier {
 
     /// As `charge`, of what may be a clean copy and then weighs so much among those that may be evicted.
     pub fn charge_copy(&self, content: &Content, state: &mut State, bytes: u64) {
+        let before = state.charged;
         self.charge(state, bytes);
         if state.kind == ContentKind::Cached {
+            if content.pinned.load(Ordering::Relaxed) {
+                // It cannot make way.
+                adjust(&self.evictable, bytes, before);
+            }
             self.candidates.lock().reweigh(&content.slot, bytes);
         }
+    }
+
+    /// So many bytes of clean copies are pinned, and no more.
+    pub fn no_candidate(&self, bytes: u64) {
+        adjust(&self.evictable, bytes, 0);
+    }
+
+    pub fn candidate(&self, bytes: u64) {
+        adjust(&self.evictable, 0, bytes);
     }
 
     /// A clean copy may be evicted from now on, or again.

@@ -252,6 +252,7 @@ pub struct ContentMap {
     pub tier: TierKind,
     pub path: PathBuf,
     pub present_bytes: u64,
+    pub pinned: bool,
 }
 
 /// One line of the inventory.

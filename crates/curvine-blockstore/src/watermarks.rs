@@ -75,7 +75,8 @@ impl BlockStore {
         // Never wait for another content's lock here: what is in use is spared.
         let evictable = Some(victim.key) != except;
         let Some(mut state) = victim.state.try_write().filter(|_| evictable) else { return Ok(Fate::Spared) };
-        if state.kind != ContentKind::Cached || state.deleted {
+        // What is pinned comes back into the queues when it is no more.
+        if state.kind != ContentKind::Cached || state.deleted || victim.pinned.load(Ordering::Relaxed) {
             return Ok(Fate::Gone);
         }
         if state.exposure != Exposure::None && self.is_used(victim).unwrap_or(true) {

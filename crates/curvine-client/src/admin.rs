@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, QuotaInfo, ReportReply, ReportRequest, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
+    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, PinInfo, QuotaInfo, ReportReply, ReportRequest, SetPin, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -151,6 +151,19 @@ impl FileSystem {
     pub async fn set_quota(&self, quota: SetQuota) -> Result<()> {
         let settle = |_: &Arc<Core>, _: Done| ();
         self.core.mutate(CommandBody::SetQuota(quota), Touched::dirs([]), self.core.deadline(), settle).await
+    }
+
+    /// Pins what workers have cached of a file, or of all below a directory, or lets it go.
+    pub async fn set_pin(&self, pin: SetPin) -> Result<()> {
+        let settle = |_: &Arc<Core>, _: Done| ();
+        self.core.mutate(CommandBody::SetPin(pin), Touched::dirs([]), self.core.deadline(), settle).await
+    }
+
+    /// What is pinned.
+    pub async fn pins(&self) -> Result<Vec<PinInfo>> {
+        let (reply, _) =
+            self.core.ask::<_, ListPinsReply>(Method::ListPins, |_| ListPinsRequest {}, self.core.deadline()).await?;
+        Ok(reply.pins)
     }
 
     /// All quotas, or those of a directory and of what is above it, the nearest first.

@@ -160,6 +160,10 @@ impl Leader {
                 permission::check_root(&self, session, caller)?;
                 self.control_job(numbered, control).await
             }
+            CommandBody::SetPin(set) => {
+                permission::check_root(&self, session, caller)?;
+                self.change(numbered, CommandBody::SetPin(set), &[], deadline).await
+            }
             CommandBody::SetQuota(set) => {
                 permission::check_root(&self, session, caller)?;
                 self.change(numbered, CommandBody::SetQuota(set), &[], deadline).await

@@ -6,10 +6,11 @@ use curvine_namespace::{Wanted, WorkerRecord};
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    DeclareRequest, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListWorkersReply, MountInfo,
-    MountTableReply, OpenSessionReply, OpenSessionRequest, RegisterWorker, RegisterWorkerReply, RegisterWorkerRequest,
-    ReportChangedRequest, ResolveContentReply, ResolveContentRequest, ResolveMountReply, ResolveMountRequest,
-    UfsChanged, WorkerHeartbeatReply, WorkerHeartbeatRequest, WorkerState,
+    DeclareRequest, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListPinsReply,
+    ListWorkersReply, MountInfo, MountTableReply, OpenSessionReply, OpenSessionRequest, PinInfo, RegisterWorker,
+    RegisterWorkerReply, RegisterWorkerRequest, ReportChangedRequest, ResolveContentReply, ResolveContentRequest,
+    ResolveMountReply, ResolveMountRequest, UfsChanged, WhichPinnedReply, WhichPinnedRequest, WorkerHeartbeatReply,
+    WorkerHeartbeatRequest, WorkerState,
 };
 use curvine_rpc::Peer;
 use curvine_types::{Error, ErrorKind, Result, SessionId};
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 use crate::leader::Leader;
 use crate::workers::Announcement;
+
+/// Inodes of one question for pins.
+const PINS_ASKED: usize = 4096;
 
 impl Leader {
     pub(crate) async fn open_session(
@@ -123,7 +127,8 @@ impl Leader {
 
     pub(crate) fn worker_heartbeat(&self, request: WorkerHeartbeatRequest) -> WorkerHeartbeatReply {
         let known = self.workers.heard(request.worker, request.tiers, request.stats);
-        WorkerHeartbeatReply { lease_ms: self.workers.lease().as_millis() as u64, register: !known }
+        let pins_change = self.replica.state().read().0.pins_change();
+        WorkerHeartbeatReply { lease_ms: self.workers.lease().as_millis() as u64, register: !known, pins_change }
     }
 
     /// Names what of an inventory nobody needs. What the log still has a place for is never named.
@@ -160,7 +165,19 @@ impl Leader {
         }
         let mount = state.0.mount(ufs.mount);
         let mount = mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", ufs.mount))?;
-        Ok(ResolveContentReply { ufs: Some(ufs), mount_change: mount.change })
+        let pinned = state.0.is_pinned(request.inode);
+        Ok(ResolveContentReply { ufs: Some(ufs), mount_change: mount.change, pinned })
+    }
+
+    pub(crate) fn which_pinned(&self, request: &WhichPinnedRequest) -> WhichPinnedReply {
+        let state = self.replica.state().read();
+        let inodes = request.inodes.iter().take(PINS_ASKED).copied();
+        WhichPinnedReply { pinned: inodes.filter(|inode| state.0.is_pinned(*inode)).collect() }
+    }
+
+    pub(crate) fn list_pins(&self) -> ListPinsReply {
+        let pins = self.replica.state().read().0.pins();
+        ListPinsReply { pins: pins.into_iter().map(|(inode, path)| PinInfo { inode, path: path.into() }).collect() }
     }
 
     pub(crate) fn resolve_mount(&self, request: ResolveMountRequest) -> Result<ResolveMountReply> {

@@ -95,6 +95,11 @@ impl Leader {
             Method::GetXattr => reply(self.get_xattr(call.request()?)),
             Method::ListXattr => reply(self.list_xattr(call.request()?)),
             Method::StatFs => Ok(Reply::new(&self.stat_fs(&call.request()?))),
+            Method::ListPins => Ok(Reply::new(&self.list_pins())),
+            Method::WhichPinned => {
+                only_workers(&call.peer)?;
+                Ok(Reply::new(&self.which_pinned(&call.request()?)))
+            }
             Method::ListQuotas => Ok(Reply::new(&self.list_quotas(&call.request()?))),
             Method::GetLock => reply(self.get_lock(call.request()?)),
             Method::GetLayout => reply(self.get_layout(call.request()?, deadline).await),

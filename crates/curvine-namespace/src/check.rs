@@ -35,6 +35,9 @@ impl State {
             self.need_inode(id, "inline content")?;
         }
         ensure(tally == self.meta.tally, "the sums over all inodes differ", 0)?;
+        for (id, ()) in self.pins.iter() {
+            self.need_inode(*id, "a pin")?;
+        }
         for (id, used) in self.recount_quotas() {
             self.need_inode(id, "a quota")?;
             let known = self.quotas.get(&id).map(|quota| (quota.used_files, quota.used_bytes));

@@ -11,6 +11,7 @@ mod mounts;
 mod moves;
 mod names;
 mod observe;
+mod pins;
 mod quota;
 mod reap;
 mod rename;
@@ -66,6 +67,7 @@ impl State {
             Body::NoteJob(command) => self.note_job(command),
             Body::ControlJob(command) => self.control_job(command),
             Body::SetQuota(command) => self.set_quota(command),
+            Body::SetPin(command) => self.set_pin(command),
             Body::CountQuotas(command) => self.count_quotas(command),
         }
     }

@@ -354,6 +354,10 @@ impl State {
 
     /// Their directories are counted anew.
     fn repair_quotas(&mut self) {
+        let pinned: Vec<InodeId> = self.pins.iter().map(|(id, ())| *id).collect();
+        for id in pinned.into_iter().filter(|id| self.store.inode(*id).is_none()).collect::<Vec<_>>() {
+            self.pins.remove(&id);
+        }
         let all: Vec<(InodeId, Quota)> = self.quotas.iter().map(|(id, quota)| (*id, *quota)).collect();
         for (id, quota) in all {
             if self.store.inode(id).is_some_and(|inode| inode.is_dir() && !inode.has(UFS)) {

@@ -23,6 +23,21 @@ impl Namespace {
         self.state.live.range(&from).take(limit).map(|(id, ())| *id).collect()
     }
 
+    /// What is pinned, with a path of each.
+    pub fn pins(&self) -> Vec<(InodeId, Vec<u8>)> {
+        self.state.pins.iter().map(|(id, ())| (*id, self.state.path(*id).unwrap_or_default())).collect()
+    }
+
+    /// Whether an inode, or a directory above it, is pinned.
+    pub fn is_pinned(&self, inode: InodeId) -> bool {
+        self.state.is_pinned(inode)
+    }
+
+    /// Rises with each change of pins.
+    pub fn pins_change(&self) -> u64 {
+        self.state.meta.pins_change
+    }
+
     /// All quotas, by their directories.
     pub fn quotas(&self) -> Vec<QuotaRecord> {
         self.state.quotas.iter().map(|(id, quota)| self.quota_record(*id, quota)).collect()

@@ -63,14 +63,15 @@ enum Section {
     Doomed = 17,
     Jobs = 18,
     Quotas = 19,
+    Pins = 20,
 }
 
 impl Section {
-    const ALL: [Section; 20] = {
+    const ALL: [Section; 21] = {
         use Section::*;
         [
             End, Meta, Sessions, Results, Workers, Mounts, Inodes, Dentries, Links, Xattrs, Inline, Placed, UfsDirs,
-            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas,
+            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas, Pins,
         ]
     };
 

@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub uploads: Tree<InodeId, u64>,
     /// Jobs by where in which store they write.
     pub job_keys: Tree<(MountId, Arc<str>, u64), ()>,
+    /// Files and directories that are pinned.
+    pub pins: Tree<InodeId, ()>,
     /// By their directories.
     pub quotas: Tree<InodeId, Quota>,
 }
@@ -69,6 +71,8 @@ pub(crate) struct Meta {
     pub next_job: u64,
     /// Changes of stores that Curvine made.
     pub stores: u64,
+    /// Changes of pins.
+    pub pins_change: u64,
     pub tally: Tally,
 }
 
@@ -97,6 +101,7 @@ impl Default for Meta {
             next_order: 1,
             next_job: 1,
             stores: 0,
+            pins_change: 0,
             tally: Tally::default(),
         }
     }
@@ -327,6 +332,7 @@ impl State {
         }
         self.ufs_dirs.remove(&id);
         self.quotas.remove(&id);
+        self.pins.remove(&id);
         self.end_upload(id);
         self.meta.tally.count(&inode, false);
         self.store.remove_inode(id);

@@ -10,6 +10,7 @@ mod locks;
 mod model;
 mod moves;
 mod names;
+mod pins;
 mod quota;
 mod rename;
 mod rescue;

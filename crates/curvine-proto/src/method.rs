@@ -137,4 +137,7 @@ methods! {
     CheckStore = 371,
     /// Operator to master.
     ListQuotas = 372,
+    ListPins = 373,
+    /// Worker to master.
+    WhichPinned = 374,
 }

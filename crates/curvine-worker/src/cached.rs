@@ -142,6 +142,7 @@ pub(crate) fn map_reply(map: ContentMap) -> ContentMapReply {
         tier: map.tier.name().to_string(),
         path: map.path.display().to_string(),
         present_bytes: map.present_bytes,
+        pinned: map.pinned,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::clock::boot_time;
 use crate::copies::Copies;
 use crate::disk::DiskPool;
 use crate::fetch::Fetcher;
+use crate::pins::Pins;
 use crate::source::Sources;
 use crate::stats::Stats;
 use crate::store_change::Orders;
@@ -34,6 +35,7 @@ pub(crate) struct Engine {
     pub replies: ByteBudget,
     pub last_tiers: Mutex<Vec<TierInfo>>,
     pub orders: Orders,
+    pub pins: Pins,
     /// Content on its way into stores.
     pub uploads: ByteBudget,
     /// The worker is being drained.

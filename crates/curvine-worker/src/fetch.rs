@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::disk::DiskPool;
 use crate::engine::ByteBudget;
 use crate::flight::{Cargo, Flight, Flights};
+use crate::pins;
 use crate::source::{Object, Sources};
 use crate::stats::Stats;
 
@@ -156,9 +157,12 @@ impl Fetcher {
         deadline: Instant,
     ) -> Result<()> {
         let (store, size, data) = (self.store.clone(), object.expect.size, cargo.data.clone());
-        let offset = flight.run.first * CHUNK_SIZE;
+        let (offset, pinned) = (flight.run.first * CHUNK_SIZE, object.pinned);
         let work = move || {
             store.prepare_cached(key, size)?;
+            if pinned {
+                pins::pin(&store, key)?;
+            }
             store.fill(key, offset, &data)
         };
         self.disk.run(deadline, work).await

@@ -24,6 +24,7 @@ mod membership;
 pub mod metrics;
 mod options;
 mod per_mount;
+mod pins;
 mod reply;
 mod service;
 mod source;

@@ -157,9 +157,10 @@ async fn beat(engine: &Arc<Engine>, master: &Channel, worker: WorkerId, mut leas
         let deadline = Instant::now() + timeout.min(lease);
         let answer: Result<(WorkerHeartbeatReply, _)> =
             master.call(Method::WorkerHeartbeat, &request, Body::Empty, deadline).await;
-        match answer.and_then(|(reply, _)| Ok((reply.register, lease_of(reply.lease_ms)?))) {
-            Ok((true, _)) => return,
-            Ok((false, length)) => {
+        match answer.and_then(|(reply, _)| Ok((reply.register, lease_of(reply.lease_ms)?, reply.pins_change))) {
+            Ok((true, ..)) => return,
+            Ok((false, length, pins_change)) => {
+                crate::pins::follow(engine, master, pins_change, timeout);
                 if silent {
                     tracing::info!(worker, "the master answers again");
                 }

@@ -33,6 +33,7 @@ curvine_web::metrics! {
         CONTENTS: Gauge = "curvine_worker_contents" [], "Contents that are here, whole or in part.";
         INDEX: Gauge = "curvine_worker_index_bytes" [], "Bytes of the indexes of all tier directories.";
         ORPHANED: Gauge = "curvine_worker_orphaned_bytes" [], "Bytes of files that were deleted while somebody had them open.";
+        PINNED: Gauge = "curvine_worker_pinned_bytes" [], "Sizes of contents that are pinned; at most 80% of a tier directory.";
         BYTES_READ: Counter = "curvine_worker_read_bytes_total" [], "Bytes served to clients. What the kernel reads by passthrough is not seen.";
         BYTES_WRITTEN: Counter = "curvine_worker_written_bytes_total" [], "Bytes written by clients, the same.";
         EXPOSURES: Counter = "curvine_worker_exposures_total" [], "Files given to the kernel for passthrough.";
@@ -154,6 +155,7 @@ fn contents(page: &mut Page, engine: &Engine) {
     page.set(&CONTENTS, store.contents);
     page.set(&INDEX, store.index_bytes);
     page.set(&ORPHANED, store.orphaned_bytes);
+    page.set(&PINNED, engine.store.pinned_bytes());
     let stats = engine.worker_stats();
     page.set(&BYTES_READ, stats.bytes_read);
     page.set(&BYTES_WRITTEN, stats.bytes_written);

@@ -37,6 +37,8 @@ pub(crate) struct Object {
     pub expect: Expect,
     /// By which the homes of its parts are found.
     pub block_size: u64,
+    /// What is cached of it stays.
+    pub pinned: bool,
 }
 
 pub(crate) struct Sources {
@@ -101,6 +103,7 @@ impl Sources {
             mount: layout.mount,
             mount_change: reply.mount_change,
             block_size: layout.block_size,
+            pinned: reply.pinned,
             key: layout.key,
             expect: Expect { etag: layout.etag, size: layout.size, mtime: layout.mtime.map(SystemTime::from) },
         });
@@ -115,6 +118,11 @@ impl Sources {
     /// What is remembered of a content may be wrong: ask next time.
     pub fn forget(&self, key: ContentKey) {
         self.objects.lock().remove(&key);
+    }
+
+    /// All that is remembered may be wrong.
+    pub fn forget_all(&self) {
+        self.objects.lock().clear();
     }
 
     /// A handle on a mount's store that is at least as new as `change`.

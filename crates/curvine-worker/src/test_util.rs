@@ -83,7 +83,7 @@ impl Table {
                 *self.stats.lock() = request.stats.unwrap_or_default();
                 self.heartbeats.fetch_add(1, Ordering::SeqCst);
                 let register = self.forgot.swap(false, Ordering::SeqCst);
-                Ok(Reply::new(&WorkerHeartbeatReply { lease_ms, register }))
+                Ok(Reply::new(&WorkerHeartbeatReply { lease_ms, register, pins_change: 0 }))
             }
             Method::Inventory => {
                 let request: InventoryRequest = call.request()?;
@@ -182,7 +182,10 @@ impl Cluster {
             mtime: Some(modified.into()),
             ..UfsLayout::default()
         };
-        self.table.contents.lock().insert((inode, generation), ResolveContentReply { ufs: Some(ufs), mount_change: 1 });
+        self.table
+            .contents
+            .lock()
+            .insert((inode, generation), ResolveContentReply { ufs: Some(ufs), mount_change: 1, pinned: false });
     }
 
     pub async fn client(&self) -> Client {

@@ -22,6 +22,7 @@ use crate::fetch::{Fetcher, RUN_MAX};
 use crate::membership::{self, Announcement};
 use crate::metrics::WorkerPage;
 use crate::options::WorkerOptions;
+use crate::pins::Pins;
 use crate::service::WorkerService;
 use crate::source::Sources;
 use crate::stats::Stats;
@@ -320,6 +321,7 @@ async fn open_engine(
         replies,
         last_tiers: Mutex::default(),
         orders: Orders::default(),
+        pins: Pins::default(),
         uploads,
         leaving: Default::default(),
     }))

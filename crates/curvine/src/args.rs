@@ -168,6 +168,20 @@ pub enum ToolCommand {
         /// A path on a mount of this machine, or a path of Curvine; cv://PATH is always the latter
         path: String,
     },
+    /// Keep what is cached of files, or of all below directories, whoever needs room; cv load brings it into the cache
+    Pin {
+        /// Paths of Curvine
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Let go what was pinned
+    Unpin {
+        /// Paths of Curvine, as `cv pins` shows them
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Show what is pinned
+    Pins,
     /// Limit what may be below directories
     Quota {
         #[command(subcommand)]

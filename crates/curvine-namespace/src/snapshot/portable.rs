@@ -138,6 +138,7 @@ fn put_fields(blocks: &mut Blocks, section: Section, fields: Value) -> io::Resul
         Section::Garbage => put_as::<GarbageForm>(blocks, section, fields),
         Section::Doomed => put_as::<DoomedForm>(blocks, section, fields),
         Section::Jobs => put_as::<JobForm>(blocks, section, fields),
+        Section::Pins => put_as::<PinForm>(blocks, section, fields),
         Section::Quotas => put_as::<QuotaForm>(blocks, section, fields),
     }
 }

@@ -90,6 +90,7 @@ pub(super) fn take_record(
                 // Of a version without jobs.
                 next_job: form.next_job.max(1),
                 stores: form.stores,
+                pins_change: form.pins_change,
                 tally: state.meta.tally,
             };
             true
@@ -179,6 +180,10 @@ pub(super) fn take_record(
                 return Err(input.corrupt("a job of another number"));
             }
             state.insert_job(job)
+        }
+        Section::Pins => {
+            let form: PinForm = input.record(rest)?;
+            state.pins.insert(form.inode, ()).is_none()
         }
         Section::Quotas => {
             let QuotaForm { inode, bytes, files, used_bytes, used_files, counted } = input.record(rest)?;

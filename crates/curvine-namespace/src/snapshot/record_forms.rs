@@ -29,6 +29,7 @@ forms! {
         next_order: u64 = 8 uint64,
         next_job: u64 = 9 uint64,
         stores: u64 = 10 uint64,
+        pins_change: u64 = 170 uint64,
     }
     WorkerForm {
         id: u64 = 1 uint64,
@@ -84,6 +85,7 @@ forms! {
     }
     GarbageForm { worker: u64 = 1 uint64, inode: u64 = 2 uint64, generation: u64 = 3 uint64, }
     DoomedForm { table: u64 = 1 uint64, }
+    PinForm { inode: u64 = 1 uint64, }
     QuotaForm {
         inode: u64 = 1 uint64,
         bytes: u64 = 2 uint64,

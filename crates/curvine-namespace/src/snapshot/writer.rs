@@ -48,6 +48,7 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
         next_order: meta.next_order,
         next_job: meta.next_job,
         stores: meta.stores,
+        pins_change: meta.pins_change,
     };
     blocks.put(Section::Meta, &form)?;
     for (id, session) in state.sessions.iter() {
@@ -157,6 +158,9 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, quota) in state.quotas.iter() {
         let Quota { bytes, files, used_bytes, used_files, counted } = *quota;
         blocks.put(Section::Quotas, &QuotaForm { inode: *inode, bytes, files, used_bytes, used_files, counted })?;
+    }
+    for (inode, ()) in state.pins.iter() {
+        blocks.put(Section::Pins, &PinForm { inode: *inode })?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub mod mounts;
 mod node;
 pub mod output;
 mod path;
+mod pins;
 mod progress;
 mod quota;
 mod report;
@@ -135,6 +136,9 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Mount(arguments) => mounts::mount(context, &arguments).await,
         Task::Tool(ToolCommand::Umount { path, force }) => mounts::umount(context, &path, force).await,
         Task::Tool(ToolCommand::Fs { command }) => fs::run(context, command).await,
+        Task::Tool(ToolCommand::Pin { paths }) => pins::set(context, &paths, false).await,
+        Task::Tool(ToolCommand::Unpin { paths }) => pins::set(context, &paths, true).await,
+        Task::Tool(ToolCommand::Pins) => pins::list(context).await,
         Task::Tool(ToolCommand::Quota { command }) => quota::run(context, command).await,
         Task::Tool(ToolCommand::Stat { path }) => stat::run(context, &path).await,
         Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,

@@ -184,8 +184,9 @@ fn held_text(held: &Held) -> String {
     };
     let [absent, present, hole, dirty] = counts(map);
     let tier = if map.tier.is_empty() { "nothing".to_string() } else { format!("{} {}", map.tier, map.path) };
+    let pinned = if map.pinned { ", pinned" } else { "" };
     format!(
-        "worker {} ({address}): {} of {}; chunks: {present} present, {hole} hole, {dirty} dirty, {absent} absent; {tier}",
+        "worker {} ({address}): {} of {}; chunks: {present} present, {hole} hole, {dirty} dirty, {absent} absent; {tier}{pinned}",
         held.worker,
         format_size(map.present_bytes),
         format_size(map.size),
@@ -237,6 +238,7 @@ fn as_json(
                 let [absent, present, hole, dirty] = counts(map);
                 value["tier"] = json!(map.tier);
                 value["file"] = json!(map.path);
+                value["pinned"] = json!(map.pinned);
                 value["present_bytes"] = json!(map.present_bytes);
                 value["chunks"] = json!({ "absent": absent, "present": present, "hole": hole, "dirty": dirty });
             }
