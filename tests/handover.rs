@@ -176,7 +176,10 @@ fn while_no_process_serves_everything_is_answered_in_time_and_nothing_is_lost() 
         return;
     }
     let _alone = harness::alone();
-    let cluster = Cluster::start(Plan { mounts: 1, ..plan() }.set("client", "rpc_timeout_ms", "1500"));
+    // What is open for writing needs its session, which nobody renews meanwhile.
+    let plan =
+        Plan { mounts: 1, ..plan() }.set("client", "rpc_timeout_ms", "1500").set("master", "lease_time", "\"30s\"");
+    let cluster = Cluster::start(plan);
     let path = cluster.mount(0);
     std::fs::write(path.join("kept"), b"what was written").expect("write");
     let open = std::fs::File::options().read(true).write(true).open(path.join("kept")).expect("open");

@@ -5,7 +5,11 @@ use std::sync::Arc;
 
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob, FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply, ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, PinInfo, QuotaInfo, ReportReply, ReportRequest, SetPin, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
+    CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob,
+    FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply,
+    ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply,
+    ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, PinInfo, QuotaInfo, ReportReply,
+    ReportRequest, SetPin, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};

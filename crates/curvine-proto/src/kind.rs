@@ -42,6 +42,9 @@ impl Command {
             Body::SubmitJob(_) => "submit_job",
             Body::NoteJob(_) => "note_job",
             Body::ControlJob(_) => "control_job",
+            Body::SetQuota(_) => "set_quota",
+            Body::CountQuotas(_) => "count_quotas",
+            Body::SetPin(_) => "set_pin",
         }
     }
 }

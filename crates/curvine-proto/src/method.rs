@@ -134,7 +134,7 @@ methods! {
     /// Operator to worker: what it has done, and what it has.
     WorkerReport = 370,
     /// Operator to worker: whether the store of a mount answers.
-    CheckStore = 371,
+    ProbeMount = 371,
     /// Operator to master.
     ListQuotas = 372,
     ListPins = 373,

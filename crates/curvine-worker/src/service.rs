@@ -7,9 +7,9 @@ use curvine_blockstore::{ContentKey, ContentKind, InventoryItem};
 use curvine_proto::{
     AdoptObjectRequest, ContentId, ContentMapRequest, CopyRangeRequest, DeleteContentRequest, Empty, ExposeRequest,
     FallocateRequest, FillRequest, FsyncRequest, HeldContent, HeldKind, ListHeldReply, ListHeldRequest, Method,
-    OpenContentRequest, PeerRole, PlaceRequest, ProbeRequest, ReadRequest, ReleaseContentRequest, SealRequest,
-    SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest, Time,
-    TruncateRequest, UfsListRequest, UfsObject, UfsStatRequest, WorkerReportReply, WriteRequest,
+    OpenContentRequest, PeerRole, PlaceRequest, ProbeMountRequest, ProbeRequest, ReadRequest, ReleaseContentRequest,
+    SealRequest, SeekRequest, SetMtimeRequest, StatRequest, StoreChangeRequest, StoreObjectRequest, TakeContentRequest,
+    Time, TruncateRequest, UfsListRequest, UfsObject, UfsStatRequest, WorkerReportReply, WriteRequest,
 };
 use curvine_rpc::{Call, Reply, Service};
 use curvine_types::limits::IO_MAX;
@@ -118,8 +118,8 @@ impl WorkerService {
                 Ok(Reply::new(&reply))
             }
             Method::WorkerReport => Ok(Reply::new(&report(engine).await)),
-            Method::CheckStore => {
-                check_store(engine, call.request()?, deadline).await?;
+            Method::ProbeMount => {
+                probe_mount(engine, call.request()?, deadline).await?;
                 Ok(Reply::new(&Empty {}))
             }
             Method::ListHeld => Ok(Reply::new(&held(engine, &call.request()?))),
@@ -261,7 +261,7 @@ async fn report(engine: &Arc<Engine>) -> WorkerReportReply {
 }
 
 /// One look into the store that nothing remembers.
-async fn check_store(engine: &Engine, request: CheckStoreRequest, deadline: Instant) -> Result<()> {
+async fn probe_mount(engine: &Engine, request: ProbeMountRequest, deadline: Instant) -> Result<()> {
     let ufs = engine.sources.mount(request.mount, request.mount_change, deadline).await?;
     within(deadline, ufs.list("", "", 1)).await.map(drop)
 }

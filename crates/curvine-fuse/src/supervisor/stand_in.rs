@@ -142,7 +142,7 @@ impl Work {
             return;
         };
         let header = parsed.header;
-        if let Some(value) = self.from_memory(&header, &parsed.operation) {
+        if let Some(value) = self.remembered(&header, &parsed.operation) {
             return self.answer(header.unique, Ok(value));
         }
         match parsed.operation {
@@ -154,7 +154,7 @@ impl Work {
     }
 
     /// The answer, if it is known.
-    fn from_memory(&self, header: &InHeader, operation: &Operation<'_>) -> Option<&[u8]> {
+    fn remembered(&self, header: &InHeader, operation: &Operation<'_>) -> Option<&[u8]> {
         let known = self.duty.known.as_ref()?;
         match operation {
             Operation::Statfs => Some(&known.statfs),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use curvine_client::{ClientOptions, Observer};
 use curvine_config::ClusterConf;
 use curvine_proto::{
-    CheckStoreRequest, Empty, LogMode, Method, MountInfo, MountTableReply, MountTableRequest, ReportReply, Time,
+    Empty, LogMode, Method, MountInfo, MountTableReply, MountTableRequest, ProbeMountRequest, ReportReply, Time,
     WorkerInfo, WorkerReportReply, WorkerReportRequest,
 };
 use curvine_types::units::format_size;
@@ -228,9 +228,9 @@ async fn stores(conf: &ClusterConf) -> Vec<Finding> {
 }
 
 async fn reach(check: &'static str, observer: &Observer, mount: &MountInfo, worker: &WorkerInfo) -> Finding {
-    let request = CheckStoreRequest { mount: mount.id, mount_change: mount.change };
+    let request = ProbeMountRequest { mount: mount.id, mount_change: mount.change };
     let name = format!("{} at {} from worker {}", mount.url, String::from_utf8_lossy(&mount.path), worker.id);
-    match observer.worker::<_, Empty>(worker, Method::CheckStore, &request).await {
+    match observer.worker::<_, Empty>(worker, Method::ProbeMount, &request).await {
         Ok(_) => ok(check, format!("{name} answers")),
         Err(error) => {
             let advice = "what is cached stays readable; check endpoint, credentials and network of the worker";
