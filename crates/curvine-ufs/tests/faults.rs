@@ -149,13 +149,16 @@ async fn a_listing_is_whole_or_an_error_whatever_the_store_answers() {
     }
 }
 
+/// Its name, what is stored, which requests are disturbed and how, whether for ever, and what must come of it.
+type Case<'a> = (&'a str, &'a [u8], &'a str, Vec<Fault>, bool, Want);
+
 #[tokio::test]
 async fn an_object_is_stored_whole_or_not_at_all_whatever_the_store_answers() {
     let (store, proxy, ufs) = start().await;
     let small: Vec<u8> = vec![7; 50_000];
     let large: Vec<u8> = (0..(9u32 << 20)).map(|i| (i ^ (i >> 9)) as u8).collect();
     const BAD_END: &str = "<?xml version=\"1.0\"?><Error><Code>InternalError</Code><Message>late</Message></Error>";
-    let cases: Vec<(&str, &[u8], &str, Vec<Fault>, bool, Want)> = vec![
+    let cases: Vec<Case> = vec![
         ("503 at a whole object", &small, "PUT /data", vec![Fault::Status(503, SLOW_DOWN)], false, Want::Right),
         ("a lost answer to a whole object", &small, "PUT /data", vec![Fault::Lost], false, Want::Right),
         ("always 500", &small, "PUT /data", vec![Fault::Status(500, INTERNAL)], true, Want::Error),

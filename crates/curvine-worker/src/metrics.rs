@@ -68,8 +68,11 @@ curvine_web::metrics! {
     }
 }
 
+/// How a count is taken from what is known of a store.
+type Count = fn(&StoreStats) -> u64;
+
 /// Each counter of a mount with its metric.
-const STORES: [(&Metric, fn(&StoreStats) -> u64); 13] = [
+const STORES: [(&Metric, Count); 13] = [
     (&STORE_REQUESTS, |store| store.requests),
     (&STORE_READ, |store| store.bytes_read),
     (&STORE_WRITTEN, |store| store.bytes_written),

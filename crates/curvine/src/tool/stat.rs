@@ -43,7 +43,7 @@ struct Held {
 pub async fn run(context: &Context, typed: &str) -> Result<ExitCode> {
     let subject = find(context, typed).await?;
     let reply = context.fs.layout(subject.inode).await?;
-    let attr = reply.attr.clone().unwrap_or_default();
+    let attr = reply.attr.unwrap_or_default();
     let layout = reply.layout.clone().unwrap_or_default();
     let infos = context.fs.workers().await?.workers;
     let held: Vec<Held> = context

@@ -37,7 +37,7 @@ fn name(store: &StoreStats) -> String {
 
 fn line(name: &str, store: &StoreStats) -> String {
     let reads = store.hits + store.misses;
-    let share = if reads == 0 { String::new() } else { format!(" ({}%)", store.hits * 100 / reads) };
+    let share = (store.hits * 100).checked_div(reads).map_or(String::new(), |share| format!(" ({share}%)"));
     format!(
         "  {name}: {} hits{share}, {} misses, {} evictions of {}; store: {} requests, {} waiting, {} errors, {} retries, {} read, {} written",
         store.hits,
