@@ -68,7 +68,8 @@ fn a_directory_with_a_quota_takes_so_much_and_df_of_its_mount_says_so() {
     // It is in the log, and what goes makes room.
     cluster.kill(Role::Master);
     cluster.begin(Role::Master);
-    assert!(quota(&cluster)["used_bytes"].as_u64() > Some(9 * MIB));
+    // The small one was emptied before its writer was refused.
+    assert!(quota(&cluster)["used_bytes"].as_u64() >= Some(9 * MIB));
     std::fs::remove_file(mount.join("large")).expect("unlink");
     std::fs::write(mount.join("before/dir/small"), Rng::new(3).bytes(100_000)).expect("there is room again");
     cluster.cv(&["quota", "unset", "/team"]).ok();

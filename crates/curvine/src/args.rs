@@ -442,6 +442,13 @@ pub struct UfsMountArgs {
     pub check_path_consist: Option<String>,
 }
 
+impl UfsMountArgs {
+    /// Something is to be bound, and nobody says where.
+    pub fn lacks_path(&self) -> bool {
+        self.url.is_some() && self.path.is_none() && !self.update
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub enum FsCommand {
     /// List directories

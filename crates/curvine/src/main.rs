@@ -15,7 +15,7 @@ mod wiring;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use curvine_types::{Error, ErrorKind, Result};
 
 /// Many small allocations on all threads: measured a third faster than the C library's on small files.
@@ -74,6 +74,10 @@ fn run_cv(common: &Common, target: args::Target, command: CvCommand) -> Result<E
     match command {
         CvCommand::Version => tool::version(&target),
         CvCommand::Completion { shell } => reference::completion::<Cv>(shell, "cv"),
+        CvCommand::Mount(mount) if mount.lacks_path() => {
+            let message = "say where it is to be mounted, such as cv mount s3://bucket/prefix /data";
+            Cv::command().error(clap::error::ErrorKind::MissingRequiredArgument, message).exit()
+        }
         CvCommand::Mount(mount) => block_on(tool::run(common, &target, tool::Task::Mount(mount))),
         CvCommand::Tool(command) => block_on(tool::run(common, &target, tool::Task::Tool(command))),
     }
