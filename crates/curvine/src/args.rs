@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::roles::fluid::args::FluidCommand;
+
 mod bench;
+mod fs;
 mod insight;
 mod jobs;
+mod ufs_mount;
 
 pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
+pub use fs::{FsCommand, GetArgs, LsArgs, PutArgs};
 pub use insight::{QuotaCommand, StatsArgs};
 pub use jobs::{JobCommand, LoadArgs, TreeArgs};
+pub use ufs_mount::UfsMountArgs;
 
 /// Options of every command.
 #[derive(Args, Clone, Debug, Default)]
@@ -372,229 +377,6 @@ pub struct StandaloneArgs {
     /// Port of the worker on the loopback interface
     #[arg(long, value_name = "PORT")]
     pub worker_port: Option<u16>,
-}
-
-/// Bind a directory or bucket to a path of Curvine. Without arguments, print the mount table.
-///
-/// The store is looked into at once; what is wrong with url, options or network is said, and nothing is mounted then.
-///
-/// `cv mount resync PATH` compares all names that are known below a path with the store, `cv mount check PATH` lists the keys below it
-/// that no file can have as its name. `cv mount --update PATH -c key=value` changes options and credentials of a mount in place.
-///
-/// Examples:
-///
-///   cv mount s3://bucket/models /models -c endpoint_url=http://minio:9000 -c access=@/run/key -c secret=@/run/secret
-///
-///   cv mount file:///srv/data /data
-#[derive(Args, Debug, Default)]
-pub struct UfsMountArgs {
-    /// What to bind: file:///path or s3://bucket/prefix
-    pub url: Option<String>,
-    /// Where: an absolute path of Curvine that is not there or empty
-    pub path: Option<String>,
-    /// Option of the store; a value @FILE is read from the file, so that no credential is on the command line
-    #[arg(short = 'c', long = "config", value_name = "KEY=VALUE")]
-    pub config: Vec<String>,
-    /// Change options and settings of the mount at the path: those that are given, an empty value takes an option away
-    #[arg(long)]
-    pub update: bool,
-    /// Only look into the store and say what is wrong, if anything is
-    #[arg(long)]
-    pub check: bool,
-    /// As --check, and print what would be mounted
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Who is the authority: cache_mode, the store (the default)
-    #[arg(long, value_name = "MODE")]
-    pub write_type: Option<String>,
-    /// When a written file is in its store: through, when close returns (the default); back, some moments later
-    #[arg(long, value_name = "WHEN")]
-    pub write: Option<String>,
-    /// Whether the tree can be changed: read_write (the default) or read_only
-    #[arg(long, value_name = "MODE")]
-    pub access_mode: Option<String>,
-    /// How long a look into the store is believed, such as 30s; 0: not at all; 10s unless given
-    #[arg(long, value_name = "DURATION")]
-    pub ttl: Option<String>,
-    /// Compare size, time or etag with the store when a file is opened
-    #[arg(long)]
-    pub read_verify_ufs: bool,
-    /// Owner of the tree; root unless given
-    #[arg(long, value_name = "UID")]
-    pub uid: Option<u32>,
-    /// Group of the tree; root unless given
-    #[arg(long, value_name = "GID")]
-    pub gid: Option<u32>,
-    /// Permission bits of its files, in octal; 644 unless given
-    #[arg(long, value_name = "MODE")]
-    pub file_mode: Option<String>,
-    /// Permission bits of its directories, in octal; 755 unless given
-    #[arg(long, value_name = "MODE")]
-    pub dir_mode: Option<String>,
-    /// Unit in which its files are spread over workers, such as 64MB; else the cluster's block size
-    #[arg(long, value_name = "SIZE")]
-    pub block_size: Option<String>,
-    /// Do not look into the store before saying that it is mounted
-    #[arg(long)]
-    pub no_check: bool,
-    /// Accepted for scripts of old: paths are the same on both sides
-    #[arg(long, value_name = "BOOL", hide = true, num_args = 0..=1, default_missing_value = "true")]
-    pub check_path_consist: Option<String>,
-}
-
-impl UfsMountArgs {
-    /// Something is to be bound, and nobody says where.
-    pub fn lacks_path(&self) -> bool {
-        self.url.is_some() && self.path.is_none() && !self.update
-    }
-}
-
-#[derive(Subcommand, Debug)]
-pub enum FsCommand {
-    /// List directories
-    Ls(LsArgs),
-    /// Everything that is known about files
-    Stat {
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Make directories
-    Mkdir {
-        /// With their parents, and without complaint if they are there
-        #[arg(short, long)]
-        parents: bool,
-        /// Permission bits in octal; else 777 without the umask
-        #[arg(short, long)]
-        mode: Option<String>,
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Copy local files and directories into Curvine
-    Put(PutArgs),
-    /// Copy files and directories out of Curvine
-    Get(GetArgs),
-    /// Write files to standard output
-    Cat {
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Make empty files, or set the times of existing ones to now
-    Touch {
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Remove files, or whole trees
-    Rm {
-        /// Directories with all that is in them
-        #[arg(short, long)]
-        recursive: bool,
-        /// No complaint about what is not there
-        #[arg(short, long)]
-        force: bool,
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Rename, or move into a directory
-    Mv {
-        /// Never over something that is there
-        #[arg(short, long)]
-        no_clobber: bool,
-        from: String,
-        to: String,
-    },
-    /// How much trees hold
-    Du {
-        /// Sizes such as 1.5 GiB
-        #[arg(short = 'H', long)]
-        human: bool,
-        #[arg(default_value = "/")]
-        paths: Vec<String>,
-    },
-    /// How much the workers hold, and could
-    Df {
-        /// Sizes such as 1.5 GiB
-        #[arg(short = 'H', long)]
-        human: bool,
-    },
-    /// How many directories, files and bytes trees have
-    Count {
-        #[arg(default_value = "/")]
-        paths: Vec<String>,
-    },
-    /// Where the bytes of a file are
-    Blocks {
-        path: String,
-        /// table or json
-        #[arg(long, default_value = "table", value_parser = ["table", "json"])]
-        format: String,
-    },
-    /// Change permission bits
-    Chmod {
-        /// Trees
-        #[arg(short = 'R', long)]
-        recursive: bool,
-        /// In octal, such as 644
-        mode: String,
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-    /// Change owner and group
-    Chown {
-        /// Trees
-        #[arg(short = 'R', long)]
-        recursive: bool,
-        /// user, user:group or :group, by name or number
-        owner: String,
-        #[arg(required = true)]
-        paths: Vec<String>,
-    },
-}
-
-#[derive(Args, Debug)]
-pub struct LsArgs {
-    /// Mode, owner, size and time too
-    #[arg(short)]
-    pub long: bool,
-    /// Sizes such as 1.5 GiB
-    #[arg(short = 'H', long)]
-    pub human: bool,
-    /// With all directories below
-    #[arg(short = 'R', long)]
-    pub recursive: bool,
-    /// The directory itself, not what is in it
-    #[arg(short, long)]
-    pub directory: bool,
-    /// Newest first
-    #[arg(short = 't')]
-    pub by_time: bool,
-    /// Largest first
-    #[arg(short = 'S')]
-    pub by_size: bool,
-    /// The other way round
-    #[arg(short)]
-    pub reverse: bool,
-    #[arg(default_value = "/")]
-    pub paths: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct PutArgs {
-    /// Over files that are there
-    #[arg(short, long, alias = "overwrite")]
-    pub force: bool,
-    /// Local files or directories (-: standard input), and last the path of Curvine
-    #[arg(required = true, num_args = 2.., value_name = "LOCAL... PATH")]
-    pub paths: Vec<String>,
-}
-
-#[derive(Args, Debug)]
-pub struct GetArgs {
-    /// Over files that are there
-    #[arg(short, long, alias = "overwrite")]
-    pub force: bool,
-    /// Paths of Curvine, and last the local file or directory
-    #[arg(required = true, num_args = 2.., value_name = "PATH... LOCAL")]
-    pub paths: Vec<String>,
 }
 
 #[cfg(test)]
