@@ -62,8 +62,6 @@ pub(crate) struct State {
     pub exposure: Exposure,
     /// Sessions that were given it to write through.
     pub writers: BTreeSet<u64>,
-    /// Live, and was sealed before.
-    pub rewritten: bool,
     /// What was known before the kernel was given the file to write.
     pub aside: Option<Aside>,
     /// The master is about to do away with it: no descriptor is given any more.
@@ -124,7 +122,6 @@ impl State {
             charged: 0,
             exposure: Exposure::None,
             writers: BTreeSet::new(),
-            rewritten: false,
             aside: None,
             leaving: false,
             known_writers: None,

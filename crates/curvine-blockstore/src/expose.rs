@@ -109,7 +109,7 @@ impl BlockStore {
         if level <= state.exposure && (session == 0 || state.writers.contains(&session)) {
             return Ok(());
         }
-        let exposed = ExposedRecord { level: level as u32, session, rewritten: false };
+        let exposed = ExposedRecord { level: level as u32, session };
         state.logged = tier.log(&[Record::new(content.key, Body::Exposed(exposed))])?;
         state.exposure = state.exposure.max(level);
         state.placed = None;
@@ -126,7 +126,7 @@ impl BlockStore {
         let chunks = std::mem::take(&mut state.chunks);
         // A write within the same tick of the kernel's clock would not show.
         let distinct = state.attr.mtime.plus(CLOCK_TICK) < (self.options.now)();
-        if state.rewritten && state.aside.is_none() && distinct && chunks.len() > 0 {
+        if state.aside.is_none() && distinct && chunks.len() > 0 {
             state.aside = Some(Aside { size: state.attr.size, mtime: state.attr.mtime, chunks });
         }
     }
@@ -243,7 +243,7 @@ impl BlockStore {
             "a writer whose session is over still has this file; the content goes on in a copy");
         tier.adopt_orphan(fresh_path);
         self.open_files.remove(content.id);
-        let none = ExposedRecord { level: 0, session: 0, rewritten: state.rewritten };
+        let none = ExposedRecord { level: 0, session: 0 };
         state.logged = tier.log(&[Record::new(content.key, Body::Exposed(none))])?;
         state.exposure = Exposure::None;
         state.writers.clear();

@@ -66,7 +66,6 @@ impl BlockStore {
         if state.kind == ContentKind::Sealed {
             records.push(Record::new(key, Body::Synced(Synced { size: state.attr.size })));
             state.synced_size = state.attr.size;
-            state.rewritten = true;
             // From now on the local file's time counts.
             let file = self.file(&content)?;
             let path = tier.path_of(key);

@@ -150,9 +150,7 @@ pub(crate) struct Exposed {
     /// Of the client that writes.
     #[prost(uint64, tag = "2")]
     pub session: u64,
-    /// The content was sealed once (compaction only; else it follows from the records).
-    #[prost(bool, tag = "3")]
-    pub rewritten: bool,
+    // Tag 3 told that the content had been sealed once; nobody asks for that any more.
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -206,8 +204,6 @@ pub(crate) struct Known {
     pub exposure: Exposure,
     /// Sessions that were given a descriptor to write through.
     pub writers: BTreeSet<u64>,
-    /// A live content that was sealed before.
-    pub rewritten: bool,
 }
 
 impl Known {
@@ -226,7 +222,6 @@ impl Known {
             chunks: ChunkMap::default(),
             exposure: Exposure::None,
             writers: BTreeSet::new(),
-            rewritten: false,
         }
     }
 
@@ -272,12 +267,12 @@ impl Known {
                 }));
             }
         }
-        let Known { rewritten, exposure, .. } = *self;
-        if rewritten || exposure != Exposure::None {
-            push(Body::Exposed(Exposed { level: exposure as u32, session: 0, rewritten }));
+        let level = self.exposure as u32;
+        if self.exposure != Exposure::None {
+            push(Body::Exposed(Exposed { level, session: 0 }));
         }
         for session in &self.writers {
-            push(Body::Exposed(Exposed { level: exposure as u32, session: *session, rewritten }));
+            push(Body::Exposed(Exposed { level, session: *session }));
         }
         records
     }
@@ -355,7 +350,6 @@ impl Replay {
         let Some(known) = self.contents.get_mut(&key) else { return };
         match body {
             Body::Live(live) => {
-                known.rewritten |= known.kind == ContentKind::Sealed;
                 known.kind = ContentKind::Live;
                 known.version = live.version;
                 known.epoch = live.epoch;
@@ -381,7 +375,6 @@ impl Replay {
                 known.writers.clear();
             }
             Body::Exposed(exposed) => {
-                known.rewritten |= exposed.rewritten;
                 if exposed.level == 0 {
                     known.exposure = Exposure::None;
                     known.writers.clear();

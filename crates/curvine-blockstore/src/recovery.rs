@@ -133,7 +133,6 @@ impl BlockStore {
         state.synced_size = known.synced.unwrap_or(0);
         state.chunks = known.chunks.clone();
         state.name_unsynced = ending != Ending::Closed;
-        state.rewritten = known.rewritten;
         // Descriptors end with the boot of the machine. What a damaged index says of them may be too little.
         if ending != Ending::UncleanBoot {
             state.exposure = match known.kind {

@@ -53,7 +53,7 @@ impl BlockStore {
         let mut records = vec![Record::new(key, Body::Create(create))];
         records.extend(pieces_bodies(&chunks).into_iter().map(|body| Record::new(key, body)));
         if state.exposure != Exposure::None {
-            let exposed = Exposed { level: state.exposure as u32, session: 0, rewritten: false };
+            let exposed = Exposed { level: state.exposure as u32, session: 0 };
             records.push(Record::new(key, Body::Exposed(exposed)));
         }
         for some in records.chunks(RECORDS_PER_APPEND) {
