@@ -8,19 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use curvine_blockstore::{ContentKey, crc32c};
-use curvine_proto::{
-    ContentId, ListWorkersReply, ListWorkersRequest, Method, ReadReply, ReadRequest, WorkerInfo, WorkerState,
-};
+use curvine_blockstore::ContentKey;
+use curvine_proto::{ContentId, ListWorkersReply, ListWorkersRequest, Method, WorkerInfo, WorkerState};
 use curvine_rpc::{Address, Body, Channel, Connector};
-use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
-use curvine_types::{Error, ErrorKind, Result, WorkerId, home};
+use curvine_types::limits::CHUNK_SIZE;
+use curvine_types::{Result, WorkerId, home};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::cached;
 use crate::engine::Engine;
+use crate::read_part::read_part;
 
 /// Contents whose opens are counted; beyond it all are counted anew.
 const COUNTED: usize = 64 << 10;
@@ -160,20 +159,10 @@ impl Copies {
         deadline: Instant,
     ) -> Result<Bytes> {
         let channel = self.channel(home)?;
-        let content = Some(ContentId { inode: key.inode, generation: key.generation, version: 0 });
-        let request = ReadRequest { content, offset, length: length as u32, ..Default::default() };
-        let (reply, data): (ReadReply, _) = channel.call(Method::Read, &request, Body::Empty, deadline).await?;
-        if reply.hole > 0 && data.is_empty() && reply.hole >= length {
-            return Ok(Bytes::from(vec![0; length as usize]));
-        }
-        let sums = data.chunks(PIECE_SIZE as usize).map(crc32c);
-        if reply.offset != offset || data.len() as u64 != length || !sums.eq(reply.crcs.iter().copied()) {
-            return Err(Error::new(ErrorKind::Corrupt, "the home of a file answered with other bytes than it should")
-                .with("worker", home.id)
-                .with("inode", key.inode)
-                .with("offset", offset));
-        }
-        Ok(data)
+        let content = ContentId { inode: key.inode, generation: key.generation, version: 0 };
+        let part = read_part(&channel, content, offset, length, deadline).await;
+        let part = part.map_err(|error| error.with("worker", home.id))?;
+        Ok(part.map_or_else(|| Bytes::from(vec![0; length as usize]), |(data, _)| data))
     }
 
     fn channel(&self, worker: &WorkerInfo) -> Result<Channel> {

@@ -25,6 +25,7 @@ pub mod metrics;
 mod options;
 mod per_mount;
 mod pins;
+mod read_part;
 mod reply;
 mod service;
 mod source;

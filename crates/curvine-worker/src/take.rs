@@ -4,11 +4,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use curvine_blockstore::{WriteAt, crc32c};
-use curvine_proto::{ContentId, LiveAttrReply, Method, ReadReply, ReadRequest, TakeContentRequest};
-use curvine_rpc::{Body, Channel};
-use curvine_types::limits::{IO_MAX, PIECE_SIZE};
+use curvine_blockstore::WriteAt;
+use curvine_proto::{ContentId, LiveAttrReply, TakeContentRequest};
+use curvine_types::limits::IO_MAX;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::StreamExt;
 use futures::stream;
@@ -16,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::authoritative::Target;
 use crate::engine::{Engine, live_attr, timestamp};
+use crate::read_part::read_part;
 
 /// Reads under way at once.
 const WINDOW: usize = 4;
@@ -70,17 +69,17 @@ async fn copy(
     let reads = parts.map(|offset| {
         let length = (size - offset).min(IO_MAX as u64);
         let channel = &channel;
-        async move { read(channel, source, offset, length, deadline).await.map(|data| (offset, data)) }
+        async move {
+            let deadline = deadline.min(Instant::now() + READ_TIMEOUT);
+            read_part(channel, source, offset, length, deadline).await.map(|part| (offset, part))
+        }
     });
     let mut reads = stream::iter(reads).buffered(WINDOW);
     while let Some(part) = reads.next().await {
         // What is known to be a hole stays one.
-        let (offset, Some(data)) = part? else { continue };
+        let (offset, Some((data, crcs))) = part? else { continue };
         let store = engine.store.clone();
-        let write = move || {
-            let crcs: Vec<u32> = data.chunks(PIECE_SIZE as usize).map(crc32c).collect();
-            store.write(key, version, epoch, WriteAt::At(offset), &data, &crcs).map(|_| ())
-        };
+        let write = move || store.write(key, version, epoch, WriteAt::At(offset), &data, &crcs).map(drop);
         engine.disk.run(deadline, write).await?;
     }
     let store = engine.store.clone();
@@ -89,30 +88,4 @@ async fn copy(
         store.seal(key, version, epoch)
     };
     engine.disk.run_slow(deadline, finish).await
-}
-
-/// A part of the source, checked; `None`: all of it is a hole.
-async fn read(
-    channel: &Channel,
-    content: ContentId,
-    offset: u64,
-    length: u64,
-    deadline: Instant,
-) -> Result<Option<Bytes>> {
-    let request = ReadRequest { content: Some(content), offset, length: length as u32, ..Default::default() };
-    let deadline = deadline.min(Instant::now() + READ_TIMEOUT);
-    let (reply, data): (ReadReply, _) = channel.call(Method::Read, &request, Body::Empty, deadline).await?;
-    if reply.hole > 0 && data.is_empty() && reply.hole >= length {
-        return Ok(None);
-    }
-    let sums = data.chunks(PIECE_SIZE as usize).map(crc32c);
-    if reply.offset != offset || data.len() as u64 != length || !sums.eq(reply.crcs.iter().copied()) {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
-            "the worker that has a content answered with other bytes than it should",
-        )
-        .with("inode", content.inode)
-        .with("offset", offset));
-    }
-    Ok(Some(data))
 }
