@@ -3,7 +3,6 @@
 //! What must hold: a caller gets `NotLeader`, `NoSpace`, `Overloaded` or `Unavailable` only if its command has certainly not been and
 //! will not be executed; once it has reached the log without an outcome the answer is `TimedOut`: unknown.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -121,9 +120,8 @@ impl Queue {
 struct Held {
     /// It did not fit into the last entry, or is the first of the next one.
     over: Option<Pending>,
-    unhurried: VecDeque<Pending>,
-    /// When these are to make an entry of their own.
-    due: Option<Instant>,
+    /// The first of those who have time, and when it is to make an entry of its own; the others wait in line.
+    unhurried: Option<(Pending, Instant)>,
 }
 
 /// The task that makes entries.
@@ -146,7 +144,7 @@ impl<S: StateMachine> Proposer<S> {
         let mut last_now = (i64::MIN, 0);
         loop {
             let room = in_flight.len() < self.options.entries_in_flight.max(1);
-            let due = held.due.unwrap_or_else(Instant::now);
+            let due = held.unhurried.as_ref().map(|(_, due)| *due);
             tokio::select! {
                 biased;
                 _ = self.closing.wait_for(|closing| *closing) => break,
@@ -159,13 +157,12 @@ impl<S: StateMachine> Proposer<S> {
                     Some(first) => held.over = Some(first),
                     None => break,
                 },
-                Some(later) = self.waiting.unhurried.recv(), if held.unhurried.len() < self.options.batch_commands.max(1) => {
-                    held.unhurried.push_back(later);
-                    held.due.get_or_insert_with(|| Instant::now() + self.options.gather_time);
+                Some(later) = self.waiting.unhurried.recv(), if due.is_none() => {
+                    held.unhurried = Some((later, Instant::now() + self.options.gather_time));
                     continue;
                 }
-                () = tokio::time::sleep_until(due), if room && held.due.is_some() => {}
-                () = self.gauges.hurry.notified(), if room && held.due.is_some() => {}
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if room && due.is_some() => {}
+                () = self.gauges.hurry.notified(), if room && due.is_some() => {}
             }
             // Those who were woken by the last entry's outcomes get a chance to join this one.
             tokio::task::yield_now().await;
@@ -186,7 +183,7 @@ impl<S: StateMachine> Proposer<S> {
         self.waiting.unhurried.close();
         let queued =
             std::iter::from_fn(|| self.waiting.queue.try_recv().or_else(|_| self.waiting.unhurried.try_recv()).ok());
-        for one in queued.chain(held.over).chain(held.unhurried) {
+        for one in queued.chain(held.over).chain(held.unhurried.map(|(one, _)| one)) {
             let _ = one.reply.send(Err(stopped())); // the caller may have given up
         }
         while in_flight.next().await.is_some() {}
@@ -198,7 +195,7 @@ impl<S: StateMachine> Proposer<S> {
         let mut bytes = 0;
         while gathered.len() < self.options.batch_commands.max(1) {
             let queued = held.over.take().or_else(|| self.waiting.queue.try_recv().ok());
-            let queued = queued.or_else(|| held.unhurried.pop_front());
+            let queued = queued.or_else(|| held.unhurried.take().map(|(one, _)| one));
             let Some(next) = queued.or_else(|| self.waiting.unhurried.try_recv().ok()) else { break };
             if !gathered.is_empty() && bytes + next.size > self.options.batch_bytes.min(COMMAND_MAX) {
                 held.over = Some(next);
@@ -211,9 +208,6 @@ impl<S: StateMachine> Proposer<S> {
             if !next.reply.is_closed() {
                 gathered.push(next);
             }
-        }
-        if held.unhurried.is_empty() {
-            held.due = None;
         }
         gathered
     }
