@@ -160,13 +160,9 @@ impl Leader {
                 permission::check_root(&self, session, caller)?;
                 self.control_job(numbered, control).await
             }
-            CommandBody::SetPin(set) => {
+            body @ (CommandBody::SetPin(_) | CommandBody::SetQuota(_)) => {
                 permission::check_root(&self, session, caller)?;
-                self.change(numbered, CommandBody::SetPin(set), &[], deadline).await
-            }
-            CommandBody::SetQuota(set) => {
-                permission::check_root(&self, session, caller)?;
-                self.change(numbered, CommandBody::SetQuota(set), &[], deadline).await
+                self.change(numbered, body, &[], deadline).await
             }
             _ => Err(Error::new(ErrorKind::NotPermitted, "only the master issues this command")),
         }

@@ -130,11 +130,16 @@ impl Leader {
         workers.into_iter().filter(|record| record.state == WorkerState::InService).map(|record| record.id).collect()
     }
 
+    /// The live workers that stay.
+    fn staying_workers(&self) -> Vec<WorkerId> {
+        let in_service = self.in_service();
+        self.workers.live().into_iter().filter(|worker| in_service.contains(worker)).collect()
+    }
+
     /// The live workers for work that any can do: those that stay, if any do.
     pub(crate) fn lasting_workers(&self) -> Vec<WorkerId> {
-        let (live, in_service) = (self.workers.live(), self.in_service());
-        let lasting: Vec<WorkerId> = live.iter().copied().filter(|worker| in_service.contains(worker)).collect();
-        if lasting.is_empty() { live } else { lasting }
+        let staying = self.staying_workers();
+        if staying.is_empty() { self.workers.live() } else { staying }
     }
 
     /// One of them.
@@ -169,14 +174,9 @@ impl Leader {
             left_bytes: progress.left_bytes,
             moved_files: progress.moved_files,
             moved_bytes: progress.moved_bytes,
-            targets: self.targets(),
+            targets: self.staying_workers().len() as u64,
             error: progress.error,
         })
-    }
-
-    fn targets(&self) -> u64 {
-        let in_service = self.in_service();
-        self.workers.live().iter().filter(|worker| in_service.contains(worker)).count() as u64
     }
 
     async fn set_worker_state(&self, worker: WorkerId, state: WorkerState) -> Result<()> {
