@@ -15,12 +15,9 @@ pub(super) fn write(place: &Place) -> Result<Measure> {
     let mut piece = filler();
     let begun = Instant::now();
     let file = File::create(&path).map_err(failed(&path))?;
-    let mut offset = 0;
-    while offset < place.size {
-        let length = usize::try_from(place.size - offset).unwrap_or(PIECE).min(PIECE);
+    for (offset, length) in pieces(place) {
         stamp(&mut piece[..length], offset);
         file.write_all_at(&piece[..length], offset).map_err(failed(&path))?;
-        offset += length as u64;
     }
     file.sync_all().map_err(failed(&path))?;
     drop(file);
@@ -35,14 +32,11 @@ pub(super) fn read(place: &Place) -> Result<Measure> {
     let mut total = 0;
     loop {
         let file = File::open(&path).map_err(failed(&path))?;
-        let mut offset = 0;
-        while offset < place.size {
-            let length = usize::try_from(place.size - offset).unwrap_or(PIECE).min(PIECE);
+        for (offset, length) in pieces(place) {
             file.read_exact_at(&mut piece[..length], offset).map_err(failed(&path))?;
             if !is_stamped(&piece[..length], offset) {
                 return Err(wrong(&path, offset));
             }
-            offset += length as u64;
         }
         total += place.size;
         if begun.elapsed() >= place.limit / 2 {
@@ -56,11 +50,8 @@ pub(super) fn warm(place: &Place) -> Result<()> {
     let path = place.big();
     let file = File::open(&path).map_err(failed(&path))?;
     let mut piece = vec![0; PIECE];
-    let mut offset = 0;
-    while offset < place.size {
-        let length = usize::try_from(place.size - offset).unwrap_or(PIECE).min(PIECE);
+    for (offset, length) in pieces(place) {
         file.read_exact_at(&mut piece[..length], offset).map_err(failed(&path))?;
-        offset += length as u64;
     }
     Ok(())
 }
@@ -99,6 +90,12 @@ pub(super) fn write_random(place: &Place) -> Result<Measure> {
         count += 1;
     }
     Ok(Measure::since(begun, count))
+}
+
+/// Where the pieces of the file begin, and how long they are.
+fn pieces(place: &Place) -> impl Iterator<Item = (u64, usize)> {
+    let size = place.size;
+    (0..size).step_by(PIECE).map(move |offset| (offset, (size - offset).min(PIECE as u64) as usize))
 }
 
 fn random_page(place: &Place) -> u64 {
