@@ -172,27 +172,33 @@ fn line(sum: &WorkerStats, now: &Sample, seconds: f64, mount: Option<&str>) -> S
 }
 
 fn line_json(sum: &WorkerStats, now: &Sample, seconds: f64) -> Value {
+    let mut line = stats_json(sum);
+    line["seconds"] = json!(seconds);
+    line["workers"] = json!({ "answered": now.workers.len(), "known": now.known });
+    line
+}
+
+/// What workers did.
+pub fn stats_json(stats: &WorkerStats) -> Value {
     json!({
-        "seconds": seconds,
-        "workers": { "answered": now.workers.len(), "known": now.known },
-        "read_bytes": sum.bytes_read,
-        "written_bytes": sum.bytes_written,
-        "exposures": sum.exposures,
-        "hits": sum.cache_hits,
-        "misses": sum.cache_misses,
-        "evictions": sum.evictions,
-        "evicted_bytes": sum.evicted_bytes,
-        "not_kept": sum.not_kept,
-        "promotions": sum.promotions,
-        "demotions": sum.demotions,
-        "chunks_in_flight": sum.fetches_in_flight,
-        "checksum_errors": sum.checksum_errors,
-        "mounts": sum.stores.iter().map(store_json).collect::<Vec<_>>(),
+        "read_bytes": stats.bytes_read,
+        "written_bytes": stats.bytes_written,
+        "exposures": stats.exposures,
+        "hits": stats.cache_hits,
+        "misses": stats.cache_misses,
+        "evictions": stats.evictions,
+        "evicted_bytes": stats.evicted_bytes,
+        "not_kept": stats.not_kept,
+        "promotions": stats.promotions,
+        "demotions": stats.demotions,
+        "chunks_in_flight": stats.fetches_in_flight,
+        "checksum_errors": stats.checksum_errors,
+        "mounts": stats.stores.iter().map(store_json).collect::<Vec<_>>(),
     })
 }
 
 /// What was done for one mount.
-pub fn store_json(store: &StoreStats) -> Value {
+fn store_json(store: &StoreStats) -> Value {
     json!({
         "mount": store.mount,
         "path": store.label(),

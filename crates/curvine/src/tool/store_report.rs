@@ -4,7 +4,7 @@ use curvine_proto::{ReportReply, StoreStats};
 use curvine_types::units::format_size;
 use serde_json::{Value, json};
 
-use super::stats::store_json;
+use super::stats::stats_json;
 
 /// Queues that an operator should know of, by their names among the gauges.
 const QUEUES: [&str; 5] = ["jobs", "uploads_running", "seals_waiting", "lock_waits", "log_queue_commands"];
@@ -56,21 +56,8 @@ fn line(name: &str, store: &StoreStats) -> String {
 /// The same for scripts.
 pub fn json(report: &ReportReply) -> Value {
     let stats = report.stats.clone().unwrap_or_default();
-    json!({
-        "read_bytes": stats.bytes_read,
-        "written_bytes": stats.bytes_written,
-        "hits": stats.cache_hits,
-        "misses": stats.cache_misses,
-        "evictions": stats.evictions,
-        "evicted_bytes": stats.evicted_bytes,
-        "not_kept": stats.not_kept,
-        "promotions": stats.promotions,
-        "demotions": stats.demotions,
-        "exposures": stats.exposures,
-        "chunks_in_flight": stats.fetches_in_flight,
-        "checksum_errors": stats.checksum_errors,
-        "store_requests": stats.ufs_requests,
-        "store_read_bytes": stats.ufs_bytes,
-        "mounts": stats.stores.iter().map(store_json).collect::<Vec<_>>(),
-    })
+    let mut stores = stats_json(&stats);
+    stores["store_requests"] = json!(stats.ufs_requests);
+    stores["store_read_bytes"] = json!(stats.ufs_bytes);
+    stores
 }
