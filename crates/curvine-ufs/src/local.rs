@@ -31,6 +31,11 @@ pub(crate) struct LocalUfs {
     counters: Arc<Counters>,
 }
 
+/// Names of a directory that stand for no object: those of itself and its parent, and in the root that of what is being stored.
+pub(crate) fn is_apart(dir: &str, name: &[u8]) -> bool {
+    matches!(name, b"." | b"..") || dir.is_empty() && name == UPLOADS.as_bytes()
+}
+
 /// What blocking calls need.
 pub(crate) struct Tree {
     root: PathBuf,
@@ -169,7 +174,7 @@ impl Tree {
         for entry in rustix::fs::Dir::read_from(fd.as_fd()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
-            if matches!(name, b"." | b"..") || name == UPLOADS.as_bytes() && key.is_empty() {
+            if is_apart(key, name) {
                 continue;
             }
             let Ok(name) = std::str::from_utf8(name) else {

@@ -6,8 +6,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use crate::local::Tree;
-use crate::local_write::UPLOADS;
+use crate::local::{Tree, is_apart};
 use crate::{OddKey, SurveyPage};
 
 /// Odd names that are told; beyond them something else is wrong.
@@ -26,7 +25,7 @@ impl Tree {
             for entry in rustix::fs::Dir::read_from(fd.as_fd()).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 let name = entry.file_name().to_bytes();
-                if matches!(name, b"." | b"..") || name == UPLOADS.as_bytes() && key.is_empty() {
+                if is_apart(&key, name) {
                     continue;
                 }
                 page.keys += 1;
