@@ -20,6 +20,9 @@ use crate::stamp::Stamp;
 use crate::store::Store;
 use crate::tree::Tree;
 
+/// Directories above an inode; beyond them the table is damaged.
+const DEPTH_MAX: usize = 1 << 16;
+
 /// Everything that a snapshot holds. Cloning is O(1).
 #[derive(Clone, Default)]
 pub(crate) struct State {
@@ -419,6 +422,15 @@ impl State {
     /// The attributes of an inode, if there is one.
     pub fn attr(&self, id: InodeId) -> Option<Attr> {
         self.store.inode(id).map(|inode| self.attr_of(id, &inode))
+    }
+
+    /// An inode, and the directories above it up to the root.
+    pub(crate) fn upwards(&self, id: InodeId) -> impl Iterator<Item = InodeId> + '_ {
+        let parent = |id: &InodeId| {
+            let inode = self.store.inode(*id).filter(|_| *id != ROOT_INODE)?;
+            Some(inode.parent).filter(|parent| *parent != 0)
+        };
+        std::iter::successors(Some(id).filter(|id| *id != 0), parent).take(DEPTH_MAX)
     }
 
     /// The directory of a directory; the root is its own.

@@ -3,15 +3,12 @@
 //! Always: `pins_change` has risen when a pin came or went, so that whoever saw it knows whether to ask again.
 
 use curvine_proto::{Outcome, SetPin};
-use curvine_types::{ErrorKind, InodeId, ROOT_INODE, Result};
+use curvine_types::{ErrorKind, InodeId, Result};
 
 use crate::state::{State, fail};
-use crate::store::Store;
 
 /// Pins of a cluster.
 const PINS_MAX: usize = 65_536;
-/// More directories above an inode, and the upper ones do not count.
-const DEPTH_MAX: usize = 1 << 16;
 
 impl State {
     pub(super) fn set_pin(&mut self, command: &SetPin) -> Result<Outcome> {
@@ -36,19 +33,6 @@ impl State {
 
     /// Whether an inode, or a directory above it, is pinned.
     pub(crate) fn is_pinned(&self, id: InodeId) -> bool {
-        let mut current = id;
-        for _ in 0..DEPTH_MAX {
-            if self.pins.len() == 0 || current == 0 {
-                return false;
-            }
-            if self.pins.contains(&current) {
-                return true;
-            }
-            match self.store.inode(current) {
-                Some(inode) if current != ROOT_INODE => current = inode.parent,
-                _ => return false,
-            }
-        }
-        false
+        self.pins.len() > 0 && self.upwards(id).any(|id| self.pins.contains(&id))
     }
 }

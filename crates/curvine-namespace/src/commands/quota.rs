@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use curvine_proto::{CountQuotas, Outcome, SetQuota};
-use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result};
+use curvine_types::{Error, ErrorKind, InodeId, Result};
 
 use crate::record::*;
 use crate::state::{State, fail};
@@ -20,8 +20,6 @@ use crate::store::Store;
 const QUOTAS_MAX: usize = 65_536;
 /// Inodes that one command counts at most, so that it holds up nobody.
 const STEPS_MAX: u32 = 4096;
-/// More directories above an inode, and the upper ones do not count it.
-const DEPTH_MAX: usize = 1 << 16;
 
 /// What an inode adds to the quotas above it; nothing, if an under file system has it.
 fn weight(inode: &Inode) -> Option<u64> {
@@ -95,21 +93,10 @@ impl State {
 
     /// The directories with quotas from this one up to the root.
     pub(crate) fn quotas_above(&self, dir: InodeId) -> Vec<InodeId> {
-        let mut found = Vec::new();
         if self.quotas.len() == 0 {
-            return found;
+            return Vec::new();
         }
-        let mut current = dir;
-        for _ in 0..DEPTH_MAX {
-            if self.quotas.contains(&current) {
-                found.push(current);
-            }
-            match self.store.inode(current) {
-                Some(inode) if current != ROOT_INODE && inode.parent != 0 => current = inode.parent,
-                _ => break,
-            }
-        }
-        found
+        self.upwards(dir).filter(|dir| self.quotas.contains(dir)).collect()
     }
 
     /// An inode gets its noted name in a directory, or loses it.
