@@ -8,7 +8,7 @@ use curvine_proto::{
     CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob,
     FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply,
     ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply,
-    ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, PinInfo, QuotaInfo, ReportReply,
+    ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, Outcome, PinInfo, QuotaInfo, ReportReply,
     ReportRequest, SetPin, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
@@ -84,6 +84,12 @@ impl FileSystem {
         Ok(reply)
     }
 
+    /// A change that no name or attribute shows.
+    async fn order(&self, body: CommandBody) -> Result<Outcome> {
+        let settle = |_: &Arc<Core>, done: Done| done.outcome;
+        self.core.mutate(body, Touched::default(), self.core.deadline(), settle).await
+    }
+
     /// Mounts an under file system; the number of the mount.
     pub async fn mount_ufs(&self, mount: MountUfs) -> Result<u64> {
         let core = &self.core;
@@ -114,14 +120,7 @@ impl FileSystem {
         Ok(reply)
     }
 
-    /// Work that the log remembers, by numbers above `after`, of one mount or (0) of all.
-    pub async fn jobs(&self, mount: u32, after: u64, limit: u32) -> Result<ListJobsReply> {
-        let request = |_| ListJobsRequest { mount, after, limit, tasks: false };
-        let (reply, _) = self.core.ask(Method::ListJobs, request, self.core.deadline()).await?;
-        Ok(reply)
-    }
-
-    /// Work that the log remembers, of all mounts; with `tasks` only loads, exports and frees.
+    /// Work that the log remembers, by numbers above `after`, of all mounts; with `tasks` only loads, exports and frees.
     pub async fn list_jobs(&self, after: u64, limit: u32, tasks: bool) -> Result<ListJobsReply> {
         let request = |_| ListJobsRequest { mount: 0, after, limit, tasks };
         let (reply, _) = self.core.ask(Method::ListJobs, request, self.core.deadline()).await?;
@@ -130,10 +129,9 @@ impl FileSystem {
 
     /// Begins a load, export or free; its number, and whether it was not under way already.
     pub async fn submit_job(&self, kind: JobKind, spec: TaskSpec) -> Result<(u64, bool)> {
-        let core = &self.core;
         let submit = SubmitJob { kind: kind as i32, spec: Some(spec) };
-        let settle = |_: &Arc<Core>, done: Done| (done.outcome.id, done.outcome.created);
-        core.mutate(CommandBody::SubmitJob(submit), Touched::dirs([]), core.deadline(), settle).await
+        let outcome = self.order(CommandBody::SubmitJob(submit)).await?;
+        Ok((outcome.id, outcome.created))
     }
 
     /// How far a load, export or free is. `wait`: for its end, up to about a second.
@@ -145,22 +143,17 @@ impl FileSystem {
 
     /// Cancels a load, export or free, or (`retry`) does one again that has ended.
     pub async fn control_job(&self, job: u64, retry: bool) -> Result<()> {
-        let core = &self.core;
-        let settle = |_: &Arc<Core>, _: Done| ();
-        core.mutate(CommandBody::ControlJob(ControlJob { job, retry }), Touched::dirs([]), core.deadline(), settle)
-            .await
+        self.order(CommandBody::ControlJob(ControlJob { job, retry })).await.map(drop)
     }
 
     /// Limits what may be below a directory, or lifts the limits.
     pub async fn set_quota(&self, quota: SetQuota) -> Result<()> {
-        let settle = |_: &Arc<Core>, _: Done| ();
-        self.core.mutate(CommandBody::SetQuota(quota), Touched::dirs([]), self.core.deadline(), settle).await
+        self.order(CommandBody::SetQuota(quota)).await.map(drop)
     }
 
     /// Pins what workers have cached of a file, or of all below a directory, or lets it go.
     pub async fn set_pin(&self, pin: SetPin) -> Result<()> {
-        let settle = |_: &Arc<Core>, _: Done| ();
-        self.core.mutate(CommandBody::SetPin(pin), Touched::dirs([]), self.core.deadline(), settle).await
+        self.order(CommandBody::SetPin(pin)).await.map(drop)
     }
 
     /// What is pinned.
@@ -188,10 +181,8 @@ impl FileSystem {
 
     /// Takes a worker out of service, or back into it. What only it has is moved away in the background.
     pub async fn set_worker_state(&self, worker: WorkerId, state: WorkerState) -> Result<()> {
-        let core = &self.core;
         let set = SetWorkerState { worker, state: state.into() };
-        let settle = |_: &Arc<Core>, _: Done| ();
-        core.mutate(CommandBody::SetWorkerState(set), Touched::dirs([]), core.deadline(), settle).await
+        self.order(CommandBody::SetWorkerState(set)).await.map(drop)
     }
 
     /// Fills a range of an under file system's object into the cache of its home workers; bytes that came from the store.
