@@ -156,6 +156,51 @@ fn mounts_agree() {
     cluster.finish();
 }
 
+/// The kernel fills the last page of a file with zeroes up to the page's end: no reader may see them where bytes are by now.
+#[test]
+fn a_file_that_grows_elsewhere_is_never_seen_with_zeroes_at_its_end() {
+    const RECORD: [u8; 64] = [0xaa; 64];
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let cluster = Cluster::start(Plan { mounts: 2, ..plan() });
+    let (here, there) = (cluster.mount(0).join("log"), cluster.mount(1).join("log"));
+    let end = Instant::now() + Duration::from_secs(harness::number("CURVINE_COHERENCE_SECONDS", 8));
+    std::fs::write(&here, RECORD).expect("begin the log");
+    let over = || Instant::now() >= end;
+    let (appends, reads) = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut reads = 0;
+                    while !over() {
+                        let seen = std::fs::read(&there).expect("read the log");
+                        assert!(seen.iter().all(|byte| *byte == RECORD[0]), "{} bytes, not all written", seen.len());
+                        std::fs::metadata(&there).expect("look at the log");
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        let mut appends = 0;
+        while !over() {
+            use std::io::Write;
+            let mut log = std::fs::File::options().append(true).open(&here).expect("open the log");
+            log.write_all(&RECORD).expect("append to the log");
+            appends += 1;
+            if appends % 40 == 0 {
+                std::fs::File::create(&here).expect("begin anew");
+            }
+        }
+        (appends, readers.into_iter().map(|reader| reader.join().expect("a reader")).sum::<usize>())
+    });
+    println!("{appends} appends, {reads} reads");
+    assert!(appends > 100 && reads > 100, "{appends} appends and {reads} reads prove nothing");
+    cluster.finish();
+}
+
 /// All mounts on the node of one worker, and then each on its own node: the kernel has the same local files as the worker.
 #[test]
 fn mounts_agree_when_the_kernel_uses_local_files_by_itself() {

@@ -10,8 +10,10 @@ use std::sync::Arc;
 use curvine_proto::DataMode;
 use curvine_types::InodeId;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::backing::Backing;
+use crate::tail::Tail;
 
 /// How the kernel does the I/O of an inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,13 @@ struct OpenInode {
     opens: u64,
     /// The directory in which it was made by an open that is still there.
     made_in: Option<InodeId>,
+    tail: Tail,
+}
+
+impl OpenInode {
+    fn new(way: Way) -> Self {
+        Self { way, opens: 0, made_in: None, tail: Tail::default() }
+    }
 }
 
 /// A mode, with what belongs to it.
@@ -80,6 +89,15 @@ impl Way {
             Way::Passthrough(_) => IoMode::Passthrough,
         }
     }
+}
+
+/// What telling the kernel of a size comes to.
+#[derive(Debug)]
+pub enum Told {
+    /// It writes this file by itself, and only the file knows.
+    Written(Arc<Backing>),
+    /// It may be told, though not before this time.
+    Size(Option<Instant>),
 }
 
 /// What was left when the last open of an inode ended.
@@ -110,8 +128,7 @@ impl IoModes {
     /// Counts an open and returns the mode that it must have, which is `wanted` for the first one.
     pub fn join(&self, inode: InodeId, wanted: Way) -> Way {
         let mut shard = self.shard(inode).lock();
-        let fresh = || OpenInode { way: wanted, opens: 0, made_in: None };
-        let open = shard.entry(inode).or_insert_with(fresh);
+        let open = shard.entry(inode).or_insert_with(|| OpenInode::new(wanted));
         open.opens += 1;
         open.way.clone()
     }
@@ -138,8 +155,7 @@ impl IoModes {
     /// Counts an open of a predecessor, which was open in this way.
     pub fn rejoin(&self, inode: InodeId, way: Way) {
         let mut shard = self.shard(inode).lock();
-        let fresh = || OpenInode { way, opens: 0, made_in: None };
-        shard.entry(inode).or_insert_with(fresh).opens += 1;
+        shard.entry(inode).or_insert_with(|| OpenInode::new(way)).opens += 1;
     }
 
     /// Counts a close; what is left if it was the last one.
@@ -168,6 +184,30 @@ impl IoModes {
         match &self.shard(inode).lock().get(&inode)?.way {
             Way::Passthrough(backing) if backing.is_written() => Some(backing.clone()),
             _ => None,
+        }
+    }
+
+    /// The kernel is about to be told this size of an inode: the file that it may be writing, or how long the answer has to wait.
+    pub fn tell(&self, inode: InodeId, size: u64) -> Told {
+        match self.shard(inode).lock().get_mut(&inode) {
+            Some(OpenInode { way: Way::Passthrough(backing), .. }) if backing.is_written() => {
+                Told::Written(backing.clone())
+            }
+            Some(open) if open.way.mode() == IoMode::Cached => Told::Size(open.tail.tell(size)),
+            _ => Told::Size(None),
+        }
+    }
+
+    /// For `ends`: a READ of an inode begins.
+    pub fn begins(&self, inode: InodeId) -> u64 {
+        self.shard(inode).lock().get(&inode).map_or(0, |open| open.tail.told())
+    }
+
+    /// A READ ended at `end`, shorter than asked for. False: the kernel knows by now that there is more, and it must be done again.
+    pub fn ends(&self, inode: InodeId, began: u64, end: u64) -> bool {
+        match self.shard(inode).lock().get_mut(&inode) {
+            Some(open) if open.way.mode() == IoMode::Cached => open.tail.ends(began, end),
+            _ => true,
         }
     }
 

@@ -26,6 +26,7 @@ mod passthrough;
 mod server;
 mod stage;
 pub mod supervisor;
+mod tail;
 
 pub use backend::Backend;
 pub use events::KernelEvents;

@@ -11,14 +11,14 @@ use crate::convert;
 impl<B: Backend> Call<'_, B> {
     pub(super) async fn getattr(&self) -> Outcome {
         let (attr, ttl) = self.fresh_attr().await?;
-        let (attr, ttl) = self.server.attr_now(&attr, ttl);
+        let (attr, ttl) = self.attr_now(&attr, ttl);
         Ok(Answer::value(&attr_out(&attr, ttl)))
     }
 
     pub(super) async fn statx(&self) -> Outcome {
         let (attr, ttl) = self.fresh_attr().await?;
         let birth = attr.btime.as_ref().map(|time| (time.sec, time.nsec));
-        let (attr, ttl) = self.server.attr_now(&attr, ttl);
+        let (attr, ttl) = self.attr_now(&attr, ttl);
         Ok(Answer::value(&statx_out(&attr, birth, ttl)))
     }
 
@@ -35,7 +35,7 @@ impl<B: Backend> Call<'_, B> {
         if !unbroken && server.modes.is_cached(self.inode) {
             self.drop_pages(args.valid & fattr::SIZE != 0).await;
         }
-        let (attr, ttl) = server.attr_now(&attr, ttl);
+        let (attr, ttl) = self.attr_now(&attr, ttl);
         Ok(Answer::value(&attr_out(&attr, ttl)))
     }
 

@@ -22,7 +22,7 @@ use crate::backend::Backend;
 use crate::convert;
 use crate::handles::Opened;
 use crate::handover::{HandleRecord, Kind};
-use crate::io_mode::IoMode;
+use crate::io_mode::{IoMode, Told};
 
 /// What `open(2)` was given, as the client wants it.
 pub(super) fn open_flags(flags: u32) -> OpenFlags {
@@ -145,14 +145,25 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn read(&self, args: &ReadIn) -> Outcome {
-        let (_, handle) = self.file(args.fh)?;
-        let pieces = self.server.backend.read(&handle, args.offset, args.size as usize).await?;
-        let length: usize = pieces.iter().map(Bytes::len).sum();
-        if length > args.size as usize {
-            debug_assert!(false, "the client returned more than was asked for");
-            return Err(Failure::Errno(libc::EIO));
+        /// Most sizes that may overtake a READ before it is answered all the same.
+        const TRIES: usize = 8;
+        let (inode, handle) = self.file(args.fh)?;
+        let (server, wanted) = (self.server, args.size as usize);
+        let mut tries = 0;
+        loop {
+            let began = server.modes.begins(inode);
+            let pieces = server.backend.read(&handle, args.offset, wanted).await?;
+            let length: usize = pieces.iter().map(Bytes::len).sum();
+            if length > wanted {
+                debug_assert!(false, "the client returned more than was asked for");
+                return Err(Failure::Errno(libc::EIO));
+            }
+            tries += 1;
+            let whole = length == wanted || server.modes.ends(inode, began, args.offset + length as u64);
+            if whole || tries == TRIES {
+                return Ok(Answer::Data(pieces));
+            }
         }
-        Ok(Answer::Data(pieces))
     }
 
     pub(super) async fn write(&self, args: &WriteIn, data: Bytes) -> Outcome {
@@ -167,6 +178,9 @@ impl<B: Backend> Call<'_, B> {
             let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
             let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
             debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+        }
+        if append && let Told::Size(not_before) = self.server.modes.tell(inode, done.offset + done.length as u64) {
+            self.wait_until(not_before);
         }
         let size = u32::try_from(done.length).map_err(|_| Failure::Errno(libc::EIO))?;
         Ok(Answer::value(&WriteOut { size, padding: 0 }))

@@ -97,7 +97,7 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) fn entry(&self, entry: &Entry) -> EntryOut {
-        let (attr, ttl) = self.server.attr_now(&entry.attr, entry.attr_ttl);
+        let (attr, ttl) = self.attr_now(&entry.attr, entry.attr_ttl);
         entry_out(&attr, self.server.cap_name(entry.entry_ttl), ttl)
     }
 }
