@@ -120,6 +120,24 @@ fn applications_notice_nothing_but_a_pause_when_the_serving_process_is_killed() 
 }
 
 #[test]
+fn applications_notice_no_more_where_the_kernel_sends_no_request_again() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let kills = harness::number("CURVINE_HANDOVER_KILLS", 20);
+    // Linux 6.8 speaks this version.
+    let plan = plan().set("fuse", "abi_minor_max", "39");
+    let cluster = Cluster::start(Plan { limit: Duration::from_secs(300.max(kills * 10)), ..plan });
+    killed_under_load(&cluster, kills);
+    // A replacement by another version goes the same way.
+    let said = upgrade(Path::new(harness::cluster::CURVINE), &cluster.mount(0)).ok();
+    assert!(said.contains("serves"), "{said}");
+    nothing_is_left(&cluster);
+    cluster.finish();
+}
+
+#[test]
 fn a_running_mount_is_upgraded_under_load_and_keeps_its_process() {
     if harness::fuse_is_switched_off() {
         return;

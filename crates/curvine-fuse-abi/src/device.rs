@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use zerocopy::IntoBytes;
 
+use crate::SharedWords;
 use crate::kernel::{InHeader, NotifyDelete, NotifyInvalEntry, NotifyInvalInode, OutHeader, WriteIn, notify};
 
 /// What a read of the device gave.
@@ -24,6 +25,16 @@ pub enum ReadResult {
     Again,
     /// The file system was unmounted or its connection aborted; there will be no more requests.
     Ended,
+}
+
+fn what_came(read: rustix::io::Result<usize>) -> Result<(ReadResult, usize)> {
+    match read {
+        Ok(0) => Ok((ReadResult::Ended, 0)),
+        Ok(length) => Ok((ReadResult::Request, length)),
+        Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => Ok((ReadResult::Again, 0)),
+        Err(Errno::NODEV | Errno::CONNABORTED) => Ok((ReadResult::Ended, 0)),
+        Err(errno) => Err(Error::from_io(errno.into(), "cannot read from /dev/fuse")),
+    }
 }
 
 /// An open `/dev/fuse`.
@@ -66,13 +77,13 @@ impl Device {
     /// Waits for one request and appends it to `buffer`, whose spare capacity must be at least
     /// [`buffer_size`](Self::buffer_size). Ends only by a request, a signal, or the end of the session.
     pub fn read(&self, buffer: &mut Vec<u8>) -> Result<ReadResult> {
-        match rustix::io::read(&self.fd, spare_capacity(buffer)) {
-            Ok(0) => Ok(ReadResult::Ended),
-            Ok(_) => Ok(ReadResult::Request),
-            Err(Errno::INTR | Errno::NOENT | Errno::AGAIN) => Ok(ReadResult::Again),
-            Err(Errno::NODEV | Errno::CONNABORTED) => Ok(ReadResult::Ended),
-            Err(errno) => Err(Error::from_io(errno.into(), "cannot read from /dev/fuse")),
-        }
+        what_came(rustix::io::read(&self.fd, spare_capacity(buffer))).map(|(result, _)| result)
+    }
+
+    /// The same into shared memory, from word `start` on, and how many bytes came. There must be `words` of them, and room for
+    /// [`buffer_size`](Self::buffer_size).
+    pub fn read_shared(&self, memory: &SharedWords, start: usize, words: usize) -> Result<(ReadResult, usize)> {
+        what_came(memory.read_from(self.fd.as_fd(), start, words))
     }
 
     /// Waits until a request can be read; false after `timeout`. A signal begins the wait anew: it says nothing about requests.

@@ -4,15 +4,17 @@
 //! shrinking, so that the mapping stays whole for as long as it is there.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use curvine_types::{Error, ErrorKind, Result};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
 /// Most words that are mapped: more is no table of ours.
 const WORDS_MAX: usize = 1 << 32;
+/// In the smallest page there is.
+const PAGE_WORDS: usize = 512;
 
 /// The words, shared with everybody who has the descriptor.
 #[derive(Debug)]
@@ -83,6 +85,58 @@ impl SharedWords {
         self.words == 0
     }
 
+    /// Makes the memory of a range be there before it is needed. What cannot be made is made at its first use.
+    pub fn populate(&self, start: usize, words: usize) {
+        let range = &self.words()[start..start + words];
+        // SAFETY: the range lies in our mapping (the slice above); the advice changes none of its content.
+        let made = unsafe { libc::madvise(range.as_ptr().cast_mut().cast(), words * 8, libc::MADV_POPULATE_WRITE) };
+        if made != 0 {
+            // Linux before 5.14 does not know it: a write to each page does the same.
+            range.iter().step_by(PAGE_WORDS).for_each(|word| {
+                word.fetch_or(0, Ordering::Relaxed);
+            });
+        }
+    }
+
+    /// Gives the memory of a range of whole pages back; it is zero afterwards.
+    pub fn discard(&self, start: usize, words: usize) {
+        let range = &self.words()[start..start + words];
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&self.fd, flags, (start * 8) as u64, (words * 8) as u64);
+        if punched.is_err() {
+            range.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        }
+    }
+
+    /// Appends the first `length` bytes from word `start` on to `buffer`.
+    pub fn copy_out(&self, start: usize, length: usize, buffer: &mut Vec<u8>) {
+        buffer.reserve(length.next_multiple_of(8));
+        let end = buffer.len() + length;
+        for word in &self.words()[start..start + length.div_ceil(8)] {
+            buffer.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        buffer.truncate(end);
+    }
+
+    /// Writes `bytes` from word `start` on; the rest of the last word becomes zero.
+    pub fn copy_in(&self, start: usize, bytes: &[u8]) {
+        for (word, part) in self.words()[start..].iter().zip(bytes.chunks(8)) {
+            let mut whole = [0; 8];
+            whole[..part.len()].copy_from_slice(part);
+            word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
+        }
+    }
+
+    /// Reads from a descriptor into the words from `start` on: how many bytes came.
+    pub(crate) fn read_from(&self, fd: BorrowedFd<'_>, start: usize, words: usize) -> rustix::io::Result<usize> {
+        let range = &self.words()[start..start + words];
+        // SAFETY: the kernel writes at most `words * 8` bytes into our mapping, which is reached only as atomics, and those are
+        // valid for every content.
+        let read = unsafe { libc::read(fd.as_raw_fd(), range.as_ptr().cast_mut().cast(), words * 8) };
+        let failed = || rustix::io::Errno::from_io_error(&std::io::Error::last_os_error());
+        usize::try_from(read).map_err(|_| failed().unwrap_or(rustix::io::Errno::IO))
+    }
+
     /// All words.
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: the mapping has `words` words, is page-aligned, lives as long as `self`, and an AtomicU64 is valid for
@@ -106,8 +160,6 @@ impl Drop for SharedWords {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use super::*;
 
     #[test]
@@ -120,6 +172,27 @@ mod tests {
         drop(first);
         assert_eq!(second.words()[77].load(Ordering::Acquire), 5);
         assert!(!second.is_empty());
+    }
+
+    #[test]
+    fn bytes_go_in_and_come_out_and_discarded_ones_are_zero() {
+        let memory = SharedWords::create("test", 4096).unwrap();
+        memory.populate(512, 1024);
+        let bytes: Vec<u8> = (0..3001u32).map(|byte| byte as u8).collect();
+        memory.copy_in(600, &bytes);
+        let mut out = vec![9];
+        memory.copy_out(600, bytes.len(), &mut out);
+        assert_eq!((out[0], &out[1..]), (9, &bytes[..]));
+        memory.discard(512, 1024);
+        out.clear();
+        memory.copy_out(600, bytes.len(), &mut out);
+        assert_eq!(out, vec![0; bytes.len()]);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        std::io::Write::write_all(&mut writer, &bytes).unwrap();
+        assert_eq!(memory.read_from(reader.as_fd(), 700, 2048).unwrap(), bytes.len());
+        out.clear();
+        memory.copy_out(700, bytes.len(), &mut out);
+        assert_eq!(out, bytes);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tracing::debug;
 
-use crate::handover::RequestOrigin;
+use crate::handover::{RequestOrigin, Slot};
 use crate::orphans::{Nodes, Orphans, changes};
 
 /// Early interrupts that are remembered. Most of them came late, for a request that had just been answered; their numbers
@@ -34,6 +34,8 @@ pub struct Waiting {
     nodes: Nodes,
     /// What is recorded of it.
     origin: Option<Arc<RequestOrigin>>,
+    /// Where it is kept for a successor.
+    slot: Mutex<Option<Arc<Slot>>>,
     answered: AtomicBool,
     /// Wakes a request that may simply be given up.
     give_up: Notify,
@@ -47,9 +49,16 @@ impl Waiting {
         opcode: Opcode,
         nodes: Nodes,
         origin: Option<Arc<RequestOrigin>>,
+        slot: Option<&Arc<Slot>>,
     ) -> Arc<Self> {
         let (unique, pid, answered) = (header.unique, header.pid, AtomicBool::new(false));
-        Arc::new(Self { device, unique, opcode, pid, nodes, origin, answered, give_up: Notify::new() })
+        let (slot, give_up) = (Mutex::new(slot.cloned()), Notify::new());
+        Arc::new(Self { device, unique, opcode, pid, nodes, origin, slot, answered, give_up })
+    }
+
+    /// The request need not be kept any more.
+    pub fn drop_slot(&self) {
+        *self.slot.lock() = None;
     }
 
     /// True for the first caller, who must answer.
@@ -79,6 +88,9 @@ impl Waiting {
                 origin.give_up(EndsOrphan { orphans: giving_back.clone(), unique: self.unique });
             }
             debug!(unique = self.unique, opcode = self.opcode.name(), "interrupted");
+            if let Some(slot) = &*self.slot.lock() {
+                slot.answer(libc::EINTR, &[]);
+            }
             if let Err(error) = self.device.reply_error(self.unique, libc::EINTR) {
                 tracing::warn!(%error, "cannot answer an interrupted request");
             }

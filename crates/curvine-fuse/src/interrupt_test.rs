@@ -5,7 +5,7 @@ use crate::handover::{Limits, Table as HandoverTable};
 
 fn waiting(unique: u64, opcode: Opcode) -> Arc<Waiting> {
     // A device without a session refuses each reply, which is what an answered request looks like, too.
-    Waiting::new(Arc::new(Device::open().unwrap()), &header(unique), opcode, [1, 1], None)
+    Waiting::new(Arc::new(Device::open().unwrap()), &header(unique), opcode, [1, 1], None, None)
 }
 
 fn header(unique: u64) -> InHeader {
@@ -85,8 +85,14 @@ async fn a_lock_that_was_given_up_is_recorded_as_such_before_its_caller_hears_an
     let table = Arc::new(HandoverTable::create(Limits { handles: 1, requests: 4, notes: 1 }).unwrap());
     let interrupts = Interrupts::new(Duration::from_secs(1));
     let origin = RequestOrigin::new(&table, 20, Opcode::Setlkw as u32, [5, 5]);
-    let request =
-        Waiting::new(Arc::new(Device::open().unwrap()), &header(20), Opcode::Setlkw, [5, 5], Some(origin.clone()));
+    let request = Waiting::new(
+        Arc::new(Device::open().unwrap()),
+        &header(20),
+        Opcode::Setlkw,
+        [5, 5],
+        Some(origin.clone()),
+        None,
+    );
     interrupts.register(&request);
     origin.sending(7, 100, 30, None);
     assert!(!table.take_requests()[0].given_up);

@@ -158,8 +158,13 @@ impl Mount {
         let table = Arc::new(Table::create(table_limits(&options))?);
         table.set_root(root);
         let devices = readers_of(device, &connection, &options)?;
-        let stage =
-            Stage::new(&options, Mounted { devices, negotiated, mount_point }, table, &events, Kept::default())?;
+        let stage = Stage::new(
+            &options,
+            Mounted { devices, negotiated, mount_point, inbox: None },
+            table,
+            &events,
+            Kept::default(),
+        )?;
         let mount = stage.serve(options, backend, Inheritance::default(), events).await?;
         guard.armed = false;
         Ok(mount)

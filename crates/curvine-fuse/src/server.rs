@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_client::{Origin, on_behalf};
-use curvine_fuse_abi::kernel::{self, InHeader, ROOT_ID, UNIQUE_RESEND};
+use curvine_fuse_abi::kernel::{InHeader, ROOT_ID, UNIQUE_RESEND};
 use curvine_fuse_abi::reply::{attr_out, statx_out};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
-use curvine_proto::Attr;
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use parking_lot::Mutex;
 use tracing::{debug, error, warn};
@@ -29,7 +28,7 @@ use crate::buffers::Buffers;
 use crate::convert;
 use crate::gate::{Gate, Permit};
 use crate::handles::Handles;
-use crate::handover::{RequestOrigin, RequestRecord, Table};
+use crate::handover::{Inbox, Left, RequestOrigin, RequestRecord, Slot, Table, Unanswered};
 use crate::interrupt::{Interrupts, Waiting, only_looks};
 use crate::io_mode::IoModes;
 use crate::lock_owners::LockOwners;
@@ -66,6 +65,8 @@ pub(crate) struct Server<B: Backend> {
     pub inherited: Mutex<HashMap<u64, RequestRecord>>,
     /// What a predecessor had opened, by the requests that it may not have answered any more.
     pub opened_by: Mutex<HashMap<u64, u64>>,
+    /// What is read goes through it, where the kernel does not send it again to a successor.
+    pub inbox: Option<Arc<Inbox>>,
     /// No more requests are read: a successor takes over.
     pub parked: AtomicBool,
 }
@@ -79,18 +80,6 @@ impl<B: Backend> Server<B> {
     /// The kernel's node of an inode.
     pub fn node(&self, inode: InodeId) -> u64 {
         if inode == self.root { ROOT_ID } else { inode }
-    }
-
-    /// Attributes as the kernel wants them, and how long it may believe them. Of a file that it writes by itself the file knows them.
-    pub fn attr_now(&self, attr: &Attr, ttl: Duration) -> (kernel::Attr, Duration) {
-        let node = self.node(attr.inode);
-        if let Some(backing) = self.modes.written(attr.inode) {
-            let mut attr = *attr;
-            if backing.freshen(&mut attr) {
-                return (convert::attr(&attr, node), Duration::ZERO);
-            }
-        }
-        (convert::attr(attr, node), self.cap(ttl))
     }
 
     /// Leaves what is answered from memory with who answers while no process serves.
@@ -114,9 +103,10 @@ impl<B: Backend> Server<B> {
         if self.cache_names { self.cap(ttl) } else { Duration::ZERO }
     }
 
-    /// A reader: until the session ends. Must be within the tokio runtime.
-    pub fn read_requests(self: &Arc<Self>, device: &Arc<Device>) -> Result<()> {
+    /// A reader, of the descriptor with this number: until the session ends. Must be within the tokio runtime.
+    pub fn read_requests(self: &Arc<Self>, device: &Arc<Device>, number: usize) -> Result<()> {
         let mut buffer = self.buffers.take();
+        let mut slot = None;
         loop {
             if self.parked.load(Ordering::Acquire) {
                 // The kernel keeps what is not read, and this process ends soon.
@@ -124,8 +114,13 @@ impl<B: Backend> Server<B> {
                 continue;
             }
             self.gate.throttle();
-            match device.read(&mut buffer)? {
-                ReadResult::Request => self.serve(device, &mut buffer),
+            slot = slot.or_else(|| self.inbox.as_ref().and_then(Inbox::take));
+            let read = match &slot {
+                Some(slot) => slot.read(device, number, &mut buffer),
+                None => device.read(&mut buffer),
+            };
+            match read? {
+                ReadResult::Request => self.serve(device, &mut buffer, slot.take()),
                 ReadResult::Again => {}
                 ReadResult::Ended => return Ok(()),
             }
@@ -151,7 +146,7 @@ impl<B: Backend> Server<B> {
                 let unknown = self.opened_by.lock().remove(&(header.unique & !UNIQUE_RESEND));
                 unknown.into_iter().for_each(|fh| self.close(fh));
             }
-            self.serve(device, &mut buffer);
+            self.serve(device, &mut buffer, None);
             // Those without an answer come in between.
             let aside = matches!(opcode, Some(Opcode::Interrupt | Opcode::Forget | Opcode::BatchForget));
             if !aside && header.is_some_and(|header| header.unique & UNIQUE_RESEND == 0) {
@@ -162,12 +157,53 @@ impl<B: Backend> Server<B> {
         Ok(self.inherited.lock().drain().map(|(_, record)| record).collect())
     }
 
+    /// Goes on with what a predecessor had read, for a kernel that does not send it again. Returns what was recorded of requests that
+    /// need not be served, because they were answered or given up.
+    pub fn resume_inbox(self: &Arc<Self>, devices: &[Arc<Device>], left: Vec<Left>) -> Vec<RequestRecord> {
+        let mut buffer = self.buffers.take();
+        for Left { slot, unique, reader, what } in left {
+            let Some(device) = devices.get(reader) else { continue };
+            let given_up = self.inherited.lock().get(&unique).is_some_and(|record| record.given_up);
+            match what {
+                Unanswered::Request { .. } if given_up => self.repeat(device, unique, libc::EINTR, &[]),
+                Unanswered::Answer { errno, value } => {
+                    self.opened_by.lock().remove(&unique);
+                    self.repeat(device, unique, errno, &value);
+                }
+                Unanswered::Request { bytes, interrupted } => {
+                    // It was opened, and the answer never left: it is opened again now.
+                    let unknown = self.opened_by.lock().remove(&unique);
+                    unknown.into_iter().for_each(|fh| self.close(fh));
+                    buffer.clear();
+                    buffer.extend_from_slice(&bytes);
+                    self.serve(device, &mut buffer, Some(slot));
+                    if interrupted {
+                        self.interrupts.interrupt(unique);
+                    }
+                }
+            }
+        }
+        self.opened_by.lock().clear();
+        self.inherited.lock().drain().map(|(_, record)| record).collect()
+    }
+
+    /// Sends an answer that has perhaps been sent already.
+    fn repeat(&self, device: &Device, unique: u64, errno: i32, value: &[u8]) {
+        let sent = match errno {
+            0 if !value.is_empty() => device.reply(unique, &[IoSlice::new(value)]),
+            errno => device.reply_error(unique, errno),
+        };
+        if let Err(error) = sent {
+            warn!(%error, "cannot answer a request of a predecessor");
+        }
+    }
+
     /// On whose behalf a request changes something; one that changes nothing may be served twice.
-    fn origin(&self, header: &InHeader, opcode: Opcode, nodes: Nodes) -> Option<Arc<RequestOrigin>> {
+    fn origin(&self, header: &InHeader, opcode: Opcode, nodes: Nodes, again: bool) -> Option<Arc<RequestOrigin>> {
         let unique = header.unique & !UNIQUE_RESEND;
-        let earlier = match header.unique == unique {
-            true => None,
-            false => self.inherited.lock().remove(&unique),
+        let earlier = match again || header.unique != unique {
+            true => self.inherited.lock().remove(&unique),
+            false => None,
         };
         match earlier {
             Some(record) => Some(RequestOrigin::resumed(&self.table, record)),
@@ -177,26 +213,29 @@ impl<B: Backend> Server<B> {
     }
 
     /// Serves the request in `buffer`, which may be exchanged for another one.
-    fn serve(self: &Arc<Self>, device: &Arc<Device>, buffer: &mut Vec<u8>) {
+    fn serve(self: &Arc<Self>, device: &Arc<Device>, buffer: &mut Vec<u8>, slot: Option<Slot>) {
         self.served.fetch_add(1, Ordering::Relaxed);
         let (header, nodes) = match parse(buffer) {
             Ok(parsed) => match parsed.operation {
                 // The kernel's count of lookups: inodes are named by themselves, there is nothing to free.
                 Operation::Forget { .. } | Operation::BatchForget { .. } => return,
-                Operation::Interrupt { unique } => return self.interrupts.interrupt(unique),
+                Operation::Interrupt { unique } => {
+                    self.inbox.iter().for_each(|inbox| inbox.interrupt(unique));
+                    return self.interrupts.interrupt(unique);
+                }
                 operation => (parsed.header, orphans::nodes(parsed.header.nodeid, &operation)),
             },
             Err(error) => {
                 warn!(%error, "the kernel sent a request that cannot be understood");
                 if let Ok(header) = request::header(buffer) {
-                    self.send(device, &header, Err(Failure::Errno(libc::EIO)), None);
+                    self.send(device, &header, Err(Failure::Errno(libc::EIO)), None, slot.as_ref());
                 }
                 return;
             }
         };
         let Some(permit) = self.gate.admit(self.buffers.held(buffer.len())) else {
             warn!(opcode = header.opcode, "too many requests are being served; refusing one");
-            self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)), None);
+            self.send(device, &header, Err(Failure::Errno(libc::ENOMEM)), None, slot.as_ref());
             return;
         };
         let request = self.buffers.detach(buffer);
@@ -204,7 +243,8 @@ impl<B: Backend> Server<B> {
         // An opcode that is not known does not wait; were it to, it would be left to end by itself.
         let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
         let in_order = orphans::changes(opcode) && !self.interrupts.orphans.is_clear(nodes);
-        let origin = self.origin(&header, opcode, nodes);
+        let inherited = slot.as_ref().is_some_and(|slot| slot.inherited);
+        let origin = self.origin(&header, opcode, nodes, inherited);
         let behalf = origin.clone();
         let mut future = Box::pin(async move {
             if in_order {
@@ -219,18 +259,20 @@ impl<B: Backend> Server<B> {
         let mut context = Context::from_waker(Waker::noop());
         match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))) {
             Ok(Poll::Ready(outcome)) => {
-                self.send(device, &header, outcome, origin.as_ref());
+                self.send(device, &header, outcome, origin.as_ref(), slot.as_ref());
+                drop(slot);
                 origin.iter().for_each(|origin| origin.end());
             }
             Ok(Poll::Pending) => {
-                let waiting = Waiting::new(device.clone(), &header, opcode, nodes, origin.clone());
+                let slot = slot.map(Arc::new);
+                let waiting = Waiting::new(device.clone(), &header, opcode, nodes, origin.clone(), slot.as_ref());
                 self.interrupts.register(&waiting);
                 let (server, device) = (self.clone(), device.clone());
-                spawn(InFlight { server, device, header, waiting, origin, _permit: permit }, future);
+                spawn(InFlight { server, device, header, waiting, origin, slot, _permit: permit }, future);
             }
             Err(_) => {
                 error!(opcode = header.opcode, "serving a request panicked");
-                self.send(device, &header, Err(Failure::Errno(libc::EIO)), None);
+                self.send(device, &header, Err(Failure::Errno(libc::EIO)), None, slot.as_ref());
             }
         }
     }
@@ -242,9 +284,18 @@ impl<B: Backend> Server<B> {
         header: &InHeader,
         outcome: Outcome,
         origin: Option<&Arc<RequestOrigin>>,
+        slot: Option<&Slot>,
     ) {
         if let Err(failure) = &outcome {
             log_failure(header, failure);
+        }
+        if let Some(slot) = slot {
+            match &outcome {
+                Ok(Answer::Done | Answer::Locked { .. }) => slot.answer(0, &[]),
+                Ok(Answer::Value(value) | Answer::Opened { value, .. }) => slot.answer(0, value),
+                Ok(Answer::Data(_)) => {}
+                Err(failure) => slot.answer(failure.errno(), &[]),
+            }
         }
         match send(device, header.unique, &outcome) {
             Ok(true) => {}
@@ -283,13 +334,14 @@ struct InFlight<B: Backend> {
     waiting: Arc<Waiting>,
     /// Recorded until it is answered.
     origin: Option<Arc<RequestOrigin>>,
+    slot: Option<Arc<Slot>>,
     _permit: Permit,
 }
 
 impl<B: Backend> InFlight<B> {
     fn answer(&self, outcome: Outcome) {
         if self.waiting.take_answer() {
-            self.server.send(&self.device, &self.header, outcome, self.origin.as_ref());
+            self.server.send(&self.device, &self.header, outcome, self.origin.as_ref(), self.slot.as_deref());
         } else {
             debug!(opcode = self.header.opcode, "finished after its caller was interrupted");
             self.server.undo(&outcome, self.origin.as_ref());
@@ -302,8 +354,11 @@ impl<B: Backend> Drop for InFlight<B> {
         self.server.interrupts.forget(&self.waiting);
         if self.waiting.take_answer() {
             let lost = Error::new(ErrorKind::Internal, "a request ended without an answer");
-            self.server.send(&self.device, &self.header, Err(lost.into()), None);
+            self.server.send(&self.device, &self.header, Err(lost.into()), None, self.slot.as_deref());
         }
+        // Before the record: of what is found here the record is needed.
+        self.waiting.drop_slot();
+        self.slot = None;
         self.origin.iter().for_each(|origin| origin.end());
     }
 }

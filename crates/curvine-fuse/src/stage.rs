@@ -22,7 +22,7 @@ use crate::buffers::Buffers;
 use crate::events::{Kernel, KernelEvents};
 use crate::gate::Gate;
 use crate::handles::{Handles, Opened};
-use crate::handover::{HandleRecord, Kind, Limits, NOBODY, RecordedWay, RequestRecord, Table};
+use crate::handover::{HandleRecord, Inbox, Kind, Limits, NOBODY, RecordedWay, RequestRecord, Table};
 use crate::interrupt::Interrupts;
 use crate::io_mode::{IoModes, Way};
 use crate::lock_owners::LockOwners;
@@ -46,6 +46,8 @@ pub struct Mounted {
     pub devices: Vec<Device>,
     pub negotiated: Negotiated,
     pub mount_point: MountPoint,
+    /// Where requests are kept for a successor, if the kernel does not do that.
+    pub inbox: Option<Inbox>,
 }
 
 /// What a predecessor left.
@@ -168,7 +170,9 @@ impl Stage {
         events: Arc<KernelEvents>,
     ) -> Result<Mount> {
         let Stage { mounted, table, device, modes, pages, passthrough } = self;
-        let Mounted { devices, negotiated, mount_point } = mounted;
+        let Mounted { devices, negotiated, mount_point, inbox } = mounted;
+        let inbox = inbox.map(Arc::new);
+        let left = inbox.as_ref().map(Inbox::left);
         let root = table.root();
         let server = Arc::new(Server {
             backend,
@@ -190,6 +194,7 @@ impl Stage {
             table,
             inherited: Mutex::default(),
             opened_by: Mutex::default(),
+            inbox,
             parked: AtomicBool::new(false),
         });
         let resumes = inheritance.resumes;
@@ -201,12 +206,16 @@ impl Stage {
             server.leave_known();
         }
         let refresher = tokio::spawn(refresh(server.clone(), options.statfs_interval, options.root_timeout));
-        let begin = (server.clone(), device.clone(), tokio::runtime::Handle::current());
+        let devices: Vec<Arc<Device>> = std::iter::once(device).chain(devices.into_iter().map(Arc::new)).collect();
+        let begin = (server.clone(), devices.clone(), tokio::runtime::Handle::current());
         if resumes {
             let resuming = tokio::task::spawn_blocking(move || {
-                let (server, device, runtime) = begin;
+                let (server, devices, runtime) = begin;
                 let _runtime = runtime.enter();
-                server.resume_requests(&device)
+                match left {
+                    Some(left) => Ok(server.resume_inbox(&devices, left)),
+                    None => server.resume_requests(&devices[0]),
+                }
             });
             let left = resuming
                 .await
@@ -214,7 +223,7 @@ impl Stage {
             info!(open, unanswered, forgotten = left.len(), "took over from a predecessor");
             left.into_iter().for_each(|record| abandon(&server, record));
         }
-        let (readers, ended) = start_readers(&server, &device, devices, options.threads.max(1))?;
+        let (readers, ended) = start_readers(&server, &devices, options.threads.max(1))?;
         info!(path = %mount_point.path().display(), threads = readers.len(), epoch = negotiated.has_inc_epoch(), "serving");
         Ok(Mount {
             connection: Arc::new(Connection::of(&mount_point)),
@@ -265,22 +274,17 @@ fn abandon<B: Backend>(server: &Arc<Server<B>>, record: RequestRecord) {
 type Readers = (Vec<JoinHandle<()>>, watch::Receiver<bool>);
 
 /// Starts the readers. The watch turns true when the last one has ended.
-fn start_readers<B: Backend>(
-    server: &Arc<Server<B>>,
-    device: &Arc<Device>,
-    clones: Vec<Device>,
-    count: usize,
-) -> Result<Readers> {
+fn start_readers<B: Backend>(server: &Arc<Server<B>>, devices: &[Arc<Device>], count: usize) -> Result<Readers> {
     let (sender, ended) = watch::channel(false);
     let (sender, left) = (Arc::new(sender), Arc::new(AtomicUsize::new(count)));
     let runtime = tokio::runtime::Handle::current();
-    let devices: Vec<Arc<Device>> = std::iter::once(device.clone()).chain(clones.into_iter().map(Arc::new)).collect();
     let mut readers = Vec::with_capacity(count);
     for (number, device) in devices.iter().cycle().take(count).cloned().enumerate() {
+        let descriptor = number % devices.len();
         let (server, sender, left, runtime) = (server.clone(), sender.clone(), left.clone(), runtime.clone());
         let reader = std::thread::Builder::new().name(format!("fuse-{number}")).spawn(move || {
             let _runtime = runtime.enter();
-            if let Err(error) = server.read_requests(&device) {
+            if let Err(error) = server.read_requests(&device, descriptor) {
                 warn!(%error, "a reader of the mount gives up");
             }
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {

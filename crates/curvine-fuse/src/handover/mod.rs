@@ -1,10 +1,11 @@
 //! What a serving process leaves behind for its successor, in memory that the supervisor keeps.
 //!
-//! `table` is the memory and its header, `handles` and `requests` are its records; `origin` and `journal` write them while requests
+//! `inbox` holds whole requests where the kernel does not send them again; `table` is the memory and its header of all else, `handles` and `requests` are its records; `origin` and `journal` write them while requests
 //! are served. Always: a record is complete before the reply that depends on it leaves, and it goes only after the reply that
 //! ends it.
 
 mod handles;
+mod inbox;
 mod journal;
 mod notes;
 mod origin;
@@ -12,6 +13,7 @@ mod requests;
 mod table;
 
 pub use handles::{HandleRecord, Kind, NOBODY, RecordedWay};
+pub use inbox::{Inbox, Left, Slot, Unanswered};
 pub use journal::{TableJournal, predecessor};
 pub use notes::LockNote;
 pub use origin::RequestOrigin;

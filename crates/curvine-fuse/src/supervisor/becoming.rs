@@ -14,11 +14,11 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::carry::{self, Carried};
-use super::message::{Place, ToChild, ToSupervisor};
+use super::message::{ToChild, ToSupervisor};
 use super::session::{Mounted, spare_of};
 use super::upgrade::Request;
 use super::{End, Supervisor};
-use crate::handover::Table;
+use crate::handover::{Inbox, Table};
 
 /// How long the serving process of a new version must have served before the old one is given up.
 const PROVEN: Duration = Duration::from_millis(300);
@@ -39,7 +39,7 @@ impl Supervisor {
 
     /// What another version of this program was until now.
     pub(super) fn inherit(&mut self, carried: Carried) {
-        let Carried { place, children, conf, table, devices, kept, requester, failed } = carried;
+        let Carried { place, children, conf, table, devices, inbox, kept, requester, failed } = carried;
         self.kept = kept.into_iter().collect();
         let mount_point = MountPoint::from(place);
         (self.path, self.children, self.conf_file) = (mount_point.path().to_path_buf(), children, conf);
@@ -48,7 +48,12 @@ impl Supervisor {
         let has_resend =
             table.as_ref().is_ok_and(|table| table.negotiated().is_some_and(|negotiated| negotiated.has_resend()));
         let spare = spare_of(&devices);
-        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend });
+        let inbox = inbox.map(Inbox::open).transpose();
+        let inbox = inbox.unwrap_or_else(|error| {
+            warn!(%error, "should the serving process have left requests, they are lost");
+            None
+        });
+        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend, inbox });
         match table {
             Ok(table) => self.table = Arc::new(table),
             Err(error) => {
@@ -127,11 +132,7 @@ impl Supervisor {
             }
         }
         (self.child, self.restart_at) = (None, None);
-        if let Some(session) = self.session.as_ref().filter(|session| session.has_resend)
-            && let Err(error) = session.devices[0].resend()
-        {
-            warn!(%error, "the kernel does not send unanswered requests again");
-        }
+        self.session.iter().for_each(Mounted::resend);
     }
 
     /// The version that was upgraded to cannot serve: the one before takes over again.
@@ -149,18 +150,21 @@ impl Supervisor {
             fd.try_clone_to_owned().map_err(|source| Error::from_io(source, "cannot duplicate a descriptor"))
         };
         let Some(session) = &mut self.session else { return Error::new(ErrorKind::Internal, "nothing is mounted") };
-        let descriptors =
-            duplicated(self.conf_file.as_fd()).and_then(|conf| Ok((conf, duplicated(self.table.descriptor())?)));
-        let (conf, table) = match descriptors {
+        let descriptors = duplicated(self.conf_file.as_fd()).and_then(|conf| {
+            let inbox = session.inbox.as_ref().map(|inbox| duplicated(inbox.descriptor())).transpose()?;
+            Ok((conf, duplicated(self.table.descriptor())?, inbox))
+        });
+        let (conf, table, inbox) = match descriptors {
             Ok(descriptors) => descriptors,
             Err(error) => return error,
         };
         let carried = Carried {
-            place: Place::from(&session.mount_point),
+            place: session.place(),
             children: self.children,
             conf,
             table,
             devices: std::mem::take(&mut session.devices),
+            inbox,
             kept: self.kept.drain().collect(),
             requester: self.requester.take(),
             failed,

@@ -30,6 +30,8 @@ pub struct Carried {
     pub conf: OwnedFd,
     pub table: OwnedFd,
     pub devices: Vec<Device>,
+    /// Requests that are kept.
+    pub inbox: Option<OwnedFd>,
     /// Files that the kernel has, by the numbers of their registrations.
     pub kept: Vec<(i32, OwnedFd)>,
     /// Who waits for the end of the upgrade, and the executable to go back to should it fail.
@@ -82,7 +84,8 @@ fn prepare(carried: &Carried) -> Result<OwnedFd> {
     send(&ours, &state, &descriptors)?;
     let devices = carried.devices.iter().map(AsFd::as_fd);
     let kept = carried.kept.iter().map(|(_, file)| file.as_fd()).take(KEPT_MAX);
-    let all: Vec<BorrowedFd<'_>> = devices.chain(kept).collect();
+    // The last one: a version that does not know it passes it by.
+    let all: Vec<BorrowedFd<'_>> = devices.chain(kept).chain(carried.inbox.iter().map(AsFd::as_fd)).collect();
     for part in all.chunks(AT_ONCE) {
         send(&ours, &More {}, part)?;
     }
@@ -112,18 +115,19 @@ fn receive(link: &Link) -> Result<Carried> {
         true => Some((Link::from(one()?), if state.fallback { Some(one()?) } else { None })),
         false => None,
     };
-    let count = state.devices + state.kept.len();
+    let count = state.devices + state.kept.len() + usize::from(state.place.has_inbox());
     let mut all = Vec::with_capacity(count.min(4096));
     while all.len() < count {
         let more = next()?;
         read::<More>(&more.bytes)?;
         all.extend(more.descriptors);
     }
+    let inbox = if state.place.has_inbox() { all.pop() } else { None };
     let files = all.split_off(state.devices);
     let devices = all.into_iter().map(Device::from).collect();
     let kept = state.kept.into_iter().zip(files).collect();
     let State { place, children, failed, .. } = state;
-    Ok(Carried { place, children, conf, table, devices, kept, requester, failed })
+    Ok(Carried { place, children, conf, table, devices, inbox, kept, requester, failed })
 }
 
 #[cfg(test)]
@@ -140,17 +144,19 @@ mod tests {
     fn everything_arrives_on_the_other_side() {
         let (requester, _other) = Link::pair().unwrap();
         let carried = Carried {
-            place: Place::from(&MountPoint::of("/mnt/x".into(), 5)),
+            place: Place::new(&MountPoint::of("/mnt/x".into(), 5), true),
             children: 3,
             conf: file(),
             table: file(),
             devices: (0..30).map(|_| Device::from(file())).collect(),
+            inbox: Some(file()),
             kept: (0..300).map(|id| (id, file())).collect(),
             requester: Some((requester, Some(file()))),
             failed: Some("why".into()),
         };
         let arrived = receive(&Link::from(prepare(&carried).unwrap())).unwrap();
         assert_eq!((arrived.place, arrived.children, arrived.devices.len()), (carried.place, 3, 30));
+        assert!(arrived.inbox.is_some());
         assert!(arrived.kept.iter().map(|(id, _)| *id).eq(0..300));
         assert!(arrived.requester.is_some_and(|(_, fallback)| fallback.is_some()));
         assert_eq!(arrived.failed.as_deref(), Some("why"));

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::child::{self, Child};
-use super::message::{Place, ToChild, ToSupervisor, send};
+use super::message::{ToChild, ToSupervisor, send};
+use super::session::Mounted;
 use super::stand_in::{Duty, StandIn};
 use super::{End, Supervisor};
 use crate::handover::Table;
@@ -29,7 +30,7 @@ impl Supervisor {
     pub(super) fn start_child(&mut self) -> Result<()> {
         self.children += 1;
         let child = Child::start(self.children, &self.arguments.child, &self.events)?;
-        let mounted = self.session.as_ref().map(|session| Place::from(&session.mount_point));
+        let mounted = self.session.as_ref().map(Mounted::place);
         let mut descriptors = vec![self.conf_file.as_fd(), self.table.descriptor()];
         descriptors.extend(self.session.iter().flat_map(|session| session.descriptors()));
         let begin = ToChild::Begin { replace: self.replace, mounted, kept: self.kept.len() };
@@ -130,14 +131,12 @@ impl Supervisor {
         };
         let (handles, requests) = self.table.used();
         warn!(process = %child.pid.as_raw_nonzero(), %how, handles, requests, "the serving process has died");
-        if !session.has_resend {
+        if !session.keeps_requests() {
             // Nobody can answer what it had read.
-            return self.begin_anew("this kernel cannot send requests again that a dead process had read");
+            return self.begin_anew("nobody knows the requests that the dead process had read");
         }
         // It is gone: whatever it had read is nobody's. Until a successor reads them, requests can be killed, too.
-        if let Err(error) = session.devices[0].resend() {
-            warn!(%error, "the kernel does not send unanswered requests again");
-        }
+        session.resend();
         if let Some(failure) = &failure {
             warn!(error = %failure, "why it ended");
         }
@@ -174,7 +173,9 @@ impl Supervisor {
         if self.stand_in.is_some() {
             return;
         }
-        let Some(device) = self.session.as_ref().and_then(|session| session.spare.clone()) else { return };
+        // What it reads must come again for the successor.
+        let session = self.session.as_ref().filter(|session| session.has_resend);
+        let Some(device) = session.and_then(|session| session.spare.clone()) else { return };
         let duty = Duty {
             device,
             table: self.table.clone(),
@@ -195,11 +196,7 @@ impl Supervisor {
     pub(super) fn end_stand_in(&mut self) {
         let Some(stand_in) = self.stand_in.take() else { return };
         self.since = stand_in.end();
-        if let Some(session) = &self.session
-            && let Err(error) = session.devices[0].resend()
-        {
-            warn!(%error, "the kernel does not send unanswered requests again");
-        }
+        self.session.iter().for_each(Mounted::resend);
     }
 
     /// What is open cannot be taken over: those who have it open get errors, and the path is served anew.

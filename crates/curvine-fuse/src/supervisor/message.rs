@@ -16,12 +16,9 @@ pub struct Place {
     /// Bytes: a path need not be text.
     path: Vec<u8>,
     minor: u32,
-}
-
-impl From<&MountPoint> for Place {
-    fn from(mount_point: &MountPoint) -> Self {
-        Self { path: mount_point.path().as_os_str().as_bytes().to_vec(), minor: mount_point.device_minor() }
-    }
+    /// The last descriptor of the session is that of the requests that are kept.
+    #[serde(default)]
+    inbox: bool,
 }
 
 impl From<Place> for MountPoint {
@@ -31,6 +28,15 @@ impl From<Place> for MountPoint {
 }
 
 impl Place {
+    pub fn new(mount_point: &MountPoint, inbox: bool) -> Self {
+        Self { path: mount_point.path().as_os_str().as_bytes().to_vec(), minor: mount_point.device_minor(), inbox }
+    }
+
+    /// Whether requests are kept.
+    pub fn has_inbox(&self) -> bool {
+        self.inbox
+    }
+
     /// The mount point.
     pub fn path(&self) -> &Path {
         Path::new(std::ffi::OsStr::from_bytes(&self.path))
@@ -121,12 +127,13 @@ mod tests {
     #[test]
     fn a_mount_point_that_is_no_text_arrives_as_it_was() {
         let path = PathBuf::from(OsString::from_vec(b"/mnt/\xff\"x".to_vec()));
-        let place = Place::from(&MountPoint::of(path.clone(), 77));
+        let place = Place::new(&MountPoint::of(path.clone(), 77), true);
         assert_eq!(place.path(), path);
         let (one, other) = Link::pair().unwrap();
         send(&one, &ToChild::Serve(place.clone()), &[]).unwrap();
         let received = other.receive().unwrap().unwrap();
         assert_eq!(read::<ToChild>(&received.bytes).unwrap(), ToChild::Serve(place.clone()));
+        assert!(place.has_inbox());
         assert_eq!(MountPoint::from(place).device_minor(), 77);
         assert!(read::<ToChild>(b"{\"Dance\":1}").is_err());
     }

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use super::message::{Known, Place, ToChild, ToSupervisor, read, send};
 use crate::backing::{Keeper, Kept};
-use crate::handover::{HandleRecord, Table, TableJournal, predecessor};
+use crate::handover::{HandleRecord, Inbox, Table, TableJournal, predecessor};
 use crate::mount::{Mount, subtree};
 use crate::stage::{Inheritance, Mounted, Stage};
 use crate::{FuseOptions, KernelEvents};
@@ -179,14 +179,15 @@ struct Serving {
 }
 
 impl Serving {
-    fn devices(&self, place: Place, descriptors: Vec<OwnedFd>) -> Result<Mounted> {
+    fn devices(&self, place: Place, mut descriptors: Vec<OwnedFd>) -> Result<Mounted> {
         let negotiated = self.table.negotiated();
         let negotiated = negotiated.ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "the hand-over table does not say what the kernel was told")
                 .with("table", "unusable")
         })?;
+        let inbox = if place.has_inbox() { descriptors.pop().map(Inbox::open).transpose()? } else { None };
         let devices = descriptors.into_iter().map(Device::from).collect();
-        Ok(Mounted { devices, negotiated, mount_point: MountPoint::from(place) })
+        Ok(Mounted { devices, negotiated, mount_point: MountPoint::from(place), inbox })
     }
 
     /// The first process of a mount: it connects, has the supervisor mount, and serves. `None`: it was told to stop before.

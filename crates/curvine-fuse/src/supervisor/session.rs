@@ -11,8 +11,10 @@ use tracing::warn;
 
 use super::message::{Place, ToChild, send};
 use super::{Supervisor, upgrade};
+use crate::FuseOptions;
+use crate::handover::Inbox;
 use crate::mount::{init_options, mount_options};
-use crate::stage::readers_of;
+use crate::stage::{readers_of, table_limits};
 
 /// A session, mounted.
 pub(super) struct Mounted {
@@ -22,6 +24,8 @@ pub(super) struct Mounted {
     pub mount_point: MountPoint,
     pub connection: Connection,
     pub has_resend: bool,
+    /// Where serving processes keep what they have read, if the kernel does not send it again.
+    pub inbox: Option<Inbox>,
 }
 
 pub(super) fn spare_of(devices: &[Device]) -> Option<Arc<Device>> {
@@ -34,9 +38,34 @@ pub(super) fn spare_of(devices: &[Device]) -> Option<Arc<Device>> {
     }
 }
 
+/// Room for all that may be in flight, and for what the readers hold.
+fn new_inbox(options: &FuseOptions, max_write: u32) -> Option<Inbox> {
+    let places = table_limits(options).requests + options.threads.max(1);
+    let inbox = Inbox::create(places, max_write);
+    inbox.inspect_err(|error| warn!(%error, "should the serving process die, open files end with it")).ok()
+}
+
 impl Mounted {
     pub(super) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        self.devices.iter().map(AsFd::as_fd).collect()
+        self.devices.iter().map(AsFd::as_fd).chain(self.inbox.iter().map(Inbox::descriptor)).collect()
+    }
+
+    pub(super) fn place(&self) -> Place {
+        Place::new(&self.mount_point, self.inbox.is_some())
+    }
+
+    /// Whether a successor learns of what a dead process had read.
+    pub(super) fn keeps_requests(&self) -> bool {
+        self.has_resend || self.inbox.is_some()
+    }
+
+    /// Has the kernel send again what nobody has answered, if it does that.
+    pub(super) fn resend(&self) {
+        if self.has_resend
+            && let Err(error) = self.devices[0].resend()
+        {
+            warn!(%error, "the kernel does not send unanswered requests again");
+        }
     }
 }
 
@@ -49,7 +78,6 @@ impl Supervisor {
             mounting.await.map_err(|error| Error::new(ErrorKind::Internal, "mounting panicked").caused_by(error))??;
         let Session { device, negotiated, mount_point, connection } = session;
         self.table.set_negotiated(&negotiated);
-        let place = Place::from(&mount_point);
         let devices = match readers_of(device, &connection, &self.options) {
             Ok(devices) => devices,
             Err(error) => {
@@ -59,11 +87,12 @@ impl Supervisor {
         };
         let has_resend = negotiated.has_resend();
         let spare = spare_of(&devices);
-        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend });
+        let inbox = if has_resend { None } else { new_inbox(&self.options, negotiated.max_write) };
+        self.session = Some(Mounted { devices, spare, mount_point, connection, has_resend, inbox });
         self.open_desk();
         let Some(session) = &self.session else { return Ok(()) };
         let Some(child) = &self.child else { return Ok(()) };
-        if let Err(error) = send(&child.link, &ToChild::Serve(place), &session.descriptors()) {
+        if let Err(error) = send(&child.link, &ToChild::Serve(session.place()), &session.descriptors()) {
             // It died; its successor takes the mount over.
             warn!(%error, "the serving process does not hear that it is mounted");
         }
