@@ -90,6 +90,7 @@ impl CacheEvents for KernelEvents {
 
     fn inodes_changed(&self, inodes: &[InodeId]) {
         let Some(kernel) = self.kernel.get() else { return };
+        kernel.modes.contested.changed(inodes);
         if !self.attributes(kernel, inodes) {
             // A LOOKUP whose reply is on its way makes the node known only now, with attributes that are void. A new epoch
             // has the kernel look its name up again.

@@ -16,7 +16,12 @@ use crate::handover::{HandleRecord, Table};
 /// An open file of the client, or a listing in progress.
 #[derive(Debug)]
 pub enum Opened<H> {
-    File { inode: InodeId, handle: H },
+    /// `paged`: it is read through the page cache, or perhaps is.
+    File {
+        inode: InodeId,
+        handle: H,
+        paged: bool,
+    },
     Directory(tokio::sync::Mutex<Listing>),
 }
 
@@ -126,13 +131,13 @@ mod tests {
         let handles: Handles<u8> = Handles::new(2, table.clone());
         let record = HandleRecord { inode: 5, request: 2, kind: crate::handover::Kind::Directory };
         let insert = |opened| handles.insert(opened, &record).unwrap();
-        let first = insert(Opened::File { inode: 5, handle: 1 });
+        let first = insert(Opened::File { inode: 5, handle: 1, paged: true });
         let second = insert(Opened::Directory(Default::default()));
         assert!(!handles.has_room());
-        assert!(handles.insert(Opened::File { inode: 6, handle: 1 }, &record).is_err());
-        assert!(matches!(&*handles.get(first).unwrap(), Opened::File { inode: 5, handle: 1 }));
+        assert!(handles.insert(Opened::File { inode: 6, handle: 1, paged: true }, &record).is_err());
+        assert!(matches!(&*handles.get(first).unwrap(), Opened::File { inode: 5, handle: 1, paged: true }));
         assert!(handles.remove(first).is_some() && handles.remove(first).is_none());
-        let third = insert(Opened::File { inode: 5, handle: 1 });
+        let third = insert(Opened::File { inode: 5, handle: 1, paged: true });
         assert!(third != first && third != second && handles.get(first).is_none());
         assert_eq!((handles.drain().len(), handles.len(), table.used().0), (2, 0, 0));
     }

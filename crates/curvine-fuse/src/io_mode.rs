@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::backing::Backing;
+use crate::contested::Contested;
 use crate::tail::Tail;
 
 /// How the kernel does the I/O of an inode.
@@ -113,6 +114,7 @@ const SHARDS: usize = 16;
 #[derive(Debug, Default)]
 pub struct IoModes {
     shards: [Mutex<HashMap<InodeId, OpenInode>>; SHARDS],
+    pub contested: Contested,
 }
 
 impl IoModes {

@@ -7,6 +7,7 @@ mod answer;
 mod backend;
 mod backing;
 mod buffers;
+mod contested;
 mod convert;
 mod events;
 mod gate;

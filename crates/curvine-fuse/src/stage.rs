@@ -245,7 +245,7 @@ fn take_over<B: Backend>(server: &Server<B>, inheritance: Inheritance<B::Handle>
     for (fh, record, handle) in inheritance.handles {
         server.opened_by.lock().insert(record.request, fh);
         match handle {
-            Some(handle) => server.handles.restore(fh, Opened::File { inode: record.inode, handle }),
+            Some(handle) => server.handles.restore(fh, Opened::File { inode: record.inode, handle, paged: true }),
             None => server.handles.restore(fh, Opened::Directory(Default::default())),
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long a reader may need from the answer to its READ until it looks at the size.
-const LOOK: Duration = Duration::from_millis(4);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the kernel was told of the end of an open inode.
 #[derive(Debug, Default)]

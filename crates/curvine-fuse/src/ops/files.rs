@@ -115,6 +115,8 @@ impl<B: Backend> Call<'_, B> {
             Taken::Plain(IoMode::Direct) => (fopen::DIRECT_IO | fopen::PARALLEL_DIRECT_WRITES, 0),
             // An append must be one request, so that the primary worker can keep it in one piece; the page cache splits it.
             Taken::Plain(_) if wanted.append => (fopen::DIRECT_IO, 0),
+            // Its pages would be of no use; who writes as well must keep those of others right, and the page cache does.
+            Taken::Plain(_) if !wanted.write && server.modes.contested.contains(inode) => (fopen::DIRECT_IO, 0),
             Taken::Plain(_) if server.backend.keep_cache(&handle) => (fopen::KEEP_CACHE, 0),
             Taken::Plain(_) => (0, 0),
         };
@@ -127,7 +129,8 @@ impl<B: Backend> Call<'_, B> {
         let (session, generation) = server.backend.provenance(&handle);
         let kind = Kind::File { flags: wanted, session, generation, way };
         let record = HandleRecord { inode, request: self.request(), kind };
-        match server.handles.insert(Opened::File { inode, handle }, &record) {
+        match server.handles.insert(Opened::File { inode, handle, paged: open_flags & fopen::DIRECT_IO == 0 }, &record)
+        {
             Ok(fh) => Ok((fh, OpenOut { fh, open_flags, backing_id })),
             Err(opened) => {
                 server.release_opened(&opened);
@@ -139,7 +142,7 @@ impl<B: Backend> Call<'_, B> {
     /// The open file of a handle number; EBADF for one that is not open.
     pub(super) fn file(&self, fh: u64) -> Result<(InodeId, B::Handle), Failure> {
         match self.server.handles.get(fh).as_deref() {
-            Some(Opened::File { inode, handle }) => Ok((*inode, handle.clone())),
+            Some(Opened::File { inode, handle, .. }) => Ok((*inode, handle.clone())),
             _ => Err(Failure::Errno(libc::EBADF)),
         }
     }
@@ -147,20 +150,24 @@ impl<B: Backend> Call<'_, B> {
     pub(super) async fn read(&self, args: &ReadIn) -> Outcome {
         /// Most sizes that may overtake a READ before it is answered all the same.
         const TRIES: usize = 8;
-        let (inode, handle) = self.file(args.fh)?;
-        let (server, wanted) = (self.server, args.size as usize);
+        let server = self.server;
+        let opened = server.handles.get(args.fh);
+        let Some(Opened::File { inode, handle, paged }) = opened.as_deref() else {
+            return Err(Failure::Errno(libc::EBADF));
+        };
+        let (inode, wanted) = (*inode, args.size as usize);
         let mut tries = 0;
         loop {
             let began = server.modes.begins(inode);
-            let pieces = server.backend.read(&handle, args.offset, wanted).await?;
+            let pieces = server.backend.read(handle, args.offset, wanted).await?;
             let length: usize = pieces.iter().map(Bytes::len).sum();
             if length > wanted {
                 debug_assert!(false, "the client returned more than was asked for");
                 return Err(Failure::Errno(libc::EIO));
             }
             tries += 1;
-            let whole = length == wanted || server.modes.ends(inode, began, args.offset + length as u64);
-            if whole || tries == TRIES {
+            let whole = length == wanted || !paged;
+            if whole || tries == TRIES || server.modes.ends(inode, began, args.offset + length as u64) {
                 return Ok(Answer::Data(pieces));
             }
         }
@@ -286,7 +293,7 @@ impl<B: Backend> crate::server::Server<B> {
 
     /// Releases what was taken out of the table.
     pub(crate) fn release_opened(&self, opened: &Opened<B::Handle>) {
-        if let Opened::File { inode, handle } = opened {
+        if let Opened::File { inode, handle, .. } = opened {
             if self.modes.written(*inode).is_some() {
                 self.backend.wrote_locally(handle);
             }
