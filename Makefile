@@ -14,7 +14,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test bench test-posix test-crash test-fuzz test-handover test-image build lint licences tools needs needs-mount clean
+.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -56,6 +56,10 @@ test-handover: needs-mount
 # Every parser, for longer and with other dice than in `make test`.
 test-fuzz:
 	CURVINE_FUZZ_MS=$(or $(MS),60000) CURVINE_FUZZ_SEED=$(or $(SEED),$(shell date +%s)) $(CARGO) test --locked -p curvine --test fuzz -- --nocapture
+
+# The same targets under libFuzzer, which needs cargo-fuzz and a C++ compiler.
+test-cargo-fuzz:
+	scripts/fuzz.sh $(or $(TARGET),all) $(or $(SECONDS),60)
 
 lint:
 	$(CARGO) fmt --all --check
