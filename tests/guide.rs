@@ -4,12 +4,18 @@
 mod harness;
 #[path = "guide/jobs.rs"]
 mod jobs;
+#[path = "guide/lives.rs"]
+mod lives;
+#[path = "guide/many.rs"]
+mod many;
 #[path = "guide/mounts.rs"]
 mod mounts;
 #[path = "guide/store.rs"]
 mod store;
 #[path = "guide/tool.rs"]
 mod tool;
+#[path = "guide/trash.rs"]
+mod trash;
 #[path = "guide/written.rs"]
 mod written;
 

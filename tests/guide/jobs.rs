@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::harness::{self, Cluster, Plan, Rng, Role, Sh, until};
-use crate::store::{Store, is_content};
+use crate::store::{Store, is_content, part_number};
 use crate::{mount_bucket, mount_bucket_with, text};
 
 /// How long what happens in the background may take.
@@ -182,5 +182,38 @@ fn an_upload_that_died_in_the_middle_is_given_up_before_the_next_one() {
     });
     cluster.cv(&["export", "/b"]).ok();
     until("nothing is left of the first attempt", SOON, || store.unfinished().is_empty().then_some(()));
+    cluster.finish();
+}
+
+#[test]
+fn an_upload_that_died_in_the_middle_goes_on_where_it_was() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let store = Store::start(&["data"]);
+    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..Plan::default() });
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--write", "back"]).ok();
+    let content = Rng::new(35).bytes((60 << 20) + 12_345);
+    store.hold_parts_from(4);
+    std::fs::write(cluster.mount(0).join("b/large"), &content).expect("write");
+    let there = |store: &Store| {
+        let parts = store.unfinished();
+        [1, 2, 3].iter().all(|number| parts.iter().any(|part| part.ends_with(&format!(".part-{number}"))))
+    };
+    until("the first parts are there", SOON, || there(&store).then_some(()));
+    cluster.kill(Role::Worker(0));
+    cluster.kill(Role::Master);
+    store.take_requests();
+    cluster.begin(Role::Master);
+    cluster.begin(Role::Worker(0));
+    store.hold(false);
+    until("it is stored", SOON, || {
+        std::fs::read(store.path("data", "large")).is_ok_and(|have| have == content).then_some(())
+    });
+    let sent: Vec<usize> = store.take_requests().iter().filter_map(|request| part_number(request)).collect();
+    assert!(sent.contains(&4) && ![1, 2, 3].iter().any(|number| sent.contains(number)), "{sent:?}");
+    until("nothing is left", SOON, || store.unfinished().is_empty().then_some(()));
+    assert!(std::fs::read(cluster.mount(0).join("b/large")).expect("read") == content);
     cluster.finish();
 }

@@ -26,7 +26,32 @@ pub struct Store {
     server: Option<JoinHandle<()>>,
     requests: Arc<Mutex<Vec<String>>>,
     denied: Arc<Mutex<Option<String>>>,
-    held: tokio::sync::watch::Sender<bool>,
+    held: tokio::sync::watch::Sender<Hold>,
+}
+
+/// Which requests that move content are not answered now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    None,
+    /// Parts of uploads from this number on.
+    PartsFrom(usize),
+    All,
+}
+
+impl Hold {
+    fn holds(self, request: &str) -> bool {
+        match self {
+            Hold::None => false,
+            Hold::PartsFrom(first) => part_number(request).is_some_and(|number| number >= first),
+            Hold::All => true,
+        }
+    }
+}
+
+/// The number of the part that a request sends.
+pub fn part_number(request: &str) -> Option<usize> {
+    let (_, rest) = request.split_once("partNumber=")?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Store {
@@ -41,7 +66,7 @@ impl Store {
         let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = probe.local_addr().expect("an address");
         drop(probe);
-        let held = tokio::sync::watch::Sender::new(false);
+        let held = tokio::sync::watch::Sender::new(Hold::None);
         let (requests, denied) = (Arc::default(), Arc::default());
         let mut store = Store { dir, address, runtime, server: None, requests, denied, held };
         store.switch_on();
@@ -76,7 +101,12 @@ impl Store {
 
     /// Requests that move content are not answered until this is over.
     pub fn hold(&self, on: bool) {
-        self.held.send_replace(on);
+        self.held.send_replace(if on { Hold::All } else { Hold::None });
+    }
+
+    /// Parts of uploads from this number on are not answered until `hold(false)`.
+    pub fn hold_parts_from(&self, number: usize) {
+        self.held.send_replace(Hold::PartsFrom(number));
     }
 
     /// The requests since the last call: `GET /bucket/key?query bytes=0-99`.
@@ -118,7 +148,7 @@ pub fn is_content(request: &str) -> bool {
 struct Watch {
     requests: Arc<Mutex<Vec<String>>>,
     denied: Arc<Mutex<Option<String>>>,
-    held: tokio::sync::watch::Receiver<bool>,
+    held: tokio::sync::watch::Receiver<Hold>,
 }
 
 impl Watch {
@@ -127,10 +157,10 @@ impl Watch {
         let range = request.headers().get("range").and_then(|range| range.to_str().ok()).unwrap_or_default();
         let line = format!("{} {} {range}", request.method(), request.uri());
         let moves = is_content(&line) || request.method() == hyper::Method::PUT;
-        self.requests.lock().expect("nobody panics under it").push(line);
+        self.requests.lock().expect("nobody panics under it").push(line.clone());
         if moves {
             // Nobody waits so long; the store may be gone by then.
-            let _ = tokio::time::timeout(Duration::from_secs(60), self.held.wait_for(|held| !held)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(60), self.held.wait_for(|held| !held.holds(&line))).await;
         }
         let denied = self.denied.lock().expect("nobody panics under it");
         moves && denied.as_deref() == Some(request.uri().path())

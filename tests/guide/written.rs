@@ -161,7 +161,7 @@ fn what_is_written_into_a_bucket_is_in_the_store_when_close_returns() {
     let _alone = harness::alone();
     let store = Store::start(&["minio"]);
     let cluster = Cluster::start(Plan::default());
-    mount_bucket(&cluster, &store, "minio", "/minio", "30m").ok();
+    mount_bucket_with(&cluster, &store, "minio", "/minio", &["--ttl", "30m", "--trash", "off"]).ok();
     let views = [cluster.mount(0).join("minio"), cluster.mount(1).join("minio")];
     write_everything(&store.path("minio", ""), &views[0], &views[1]);
     cluster.finish();
@@ -176,7 +176,7 @@ fn what_is_written_into_a_mounted_directory_is_in_it_when_close_returns() {
     let dir = tempfile::tempdir().expect("make a directory");
     let cluster = Cluster::start(Plan::default());
     let url = format!("file://{}", dir.path().display());
-    cluster.cv(&["mount", &url, "/dir", "--ttl", "30m"]).ok();
+    cluster.cv(&["mount", &url, "/dir", "--ttl", "30m", "--trash", "off"]).ok();
     let views = [cluster.mount(0).join("dir"), cluster.mount(1).join("dir")];
     write_everything(dir.path(), &views[0], &views[1]);
     assert!(!dir.path().join(".curvine-uploads").exists(), "nothing unfinished is left");

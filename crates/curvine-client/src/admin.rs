@@ -7,9 +7,10 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
     CheckKeysRequest, CheckMountReply, CheckMountRequest, ContentId, ContentMapReply, ContentMapRequest, ControlJob,
     FillReply, FillRequest, GetJobReply, GetJobRequest, GetLayoutReply, GetLayoutRequest, JobKind, ListJobsReply,
-    ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListWorkersReply,
-    ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs, Outcome, PinInfo, QuotaInfo, ReportReply,
-    ReportRequest, SetPin, SetQuota, SetWorkerState, SubmitJob, SurveyReply, TaskSpec, UmountUfs, WorkerState, layout,
+    ListJobsRequest, ListPinsReply, ListPinsRequest, ListQuotasReply, ListQuotasRequest, ListTtlsReply,
+    ListTtlsRequest, ListWorkersReply, ListWorkersRequest, Method, MountTableReply, MountTableRequest, MountUfs,
+    Outcome, PinInfo, QuotaInfo, ReportReply, ReportRequest, SetPin, SetQuota, SetTtl, SetWorkerState, SubmitJob,
+    SurveyReply, TaskSpec, TtlInfo, UmountUfs, WorkerState, layout,
 };
 use curvine_types::{Error, ErrorKind, InodeId, ROOT_INODE, Result, WorkerId};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -149,6 +150,18 @@ impl FileSystem {
     /// Limits what may be below a directory, or lifts the limits.
     pub async fn set_quota(&self, quota: SetQuota) -> Result<()> {
         self.order(CommandBody::SetQuota(quota)).await.map(drop)
+    }
+
+    /// Sets how long what is below a directory, or a file, lives, or lifts that.
+    pub async fn set_ttl(&self, ttl: SetTtl) -> Result<()> {
+        self.order(CommandBody::SetTtl(ttl)).await.map(drop)
+    }
+
+    /// All times to live, or those of an inode and of what is above it, the nearest first: that one counts.
+    pub async fn ttls(&self, inode: InodeId) -> Result<Vec<TtlInfo>> {
+        let request = |_| ListTtlsRequest { inode };
+        let (reply, _) = self.core.ask::<_, ListTtlsReply>(Method::ListTtls, request, self.core.deadline()).await?;
+        Ok(reply.ttls)
     }
 
     /// Pins what workers have cached of a file, or of all below a directory, or lets it go.

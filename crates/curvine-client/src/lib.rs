@@ -10,6 +10,7 @@
 //! or `mutation` (changes) -> `master` (the connection, kept by `session`) and `workers`. `cache` and `opens` hold the state.
 
 mod admin;
+mod admin_trash;
 mod attrs;
 mod cache;
 mod clock;

@@ -125,6 +125,11 @@ section! {
         copy_max_size: Size = 1 << 30;
         /// Percent of the data directories that such copies may take; they make way first. 0: no copies.
         copy_percent: CountOrZero = 30;
+        /// Most bytes written for one mount that may wait here for their upload; they cannot be evicted. Writers of other files wait
+        /// then. 0: half of the data directories.
+        dirty_limit: Size = 0;
+        /// How long such a writer waits, at most until the deadline of its request; then it is ENOSPC.
+        dirty_wait: Span = secs(20);
         /// At SIGTERM, first move what only this worker has to other workers or into the stores. For a worker that may not come
         /// back; a plain restart should not move everything. Under Fluid it is on unless an option of the runtime switches it off.
         drain_on_stop: Flag = false;

@@ -160,7 +160,7 @@ impl Leader {
                 permission::check_root(&self, session, caller)?;
                 self.control_job(numbered, control).await
             }
-            body @ (CommandBody::SetPin(_) | CommandBody::SetQuota(_)) => {
+            body @ (CommandBody::SetPin(_) | CommandBody::SetQuota(_) | CommandBody::SetTtl(_)) => {
                 permission::check_root(&self, session, caller)?;
                 self.change(numbered, body, &[], deadline).await
             }
@@ -341,11 +341,16 @@ impl Leader {
         deadline: Instant,
     ) -> Result<MutateReply> {
         let session = numbered.session;
+        // The master itself removes this inode or none.
+        let wanted = if session == 0 { unlink.inode } else { 0 };
         for _ in 0..ATTEMPTS {
             unlink.inode = self.name_now(unlink.parent, &unlink.name)?.map_or(0, |child| child.inode);
+            if wanted != 0 && unlink.inode != wanted {
+                return Err(Error::new(ErrorKind::Stale, "the name has become another inode's").with("want", wanted));
+            }
             let change = self.begin_change(session, &[unlink.parent], &[unlink.inode], deadline).await?;
             unlink.holders = self.coherence.openers(unlink.inode);
-            let leases = self.begin_leases(session, &[unlink.parent]);
+            let leases = if session == 0 { Vec::new() } else { self.begin_leases(session, &[unlink.parent]) };
             let command = numbered.command(CommandBody::Unlink(unlink.clone()));
             let (outcome, change) = self.propose_marked(command, change).await?;
             if is_conflict(&outcome) {

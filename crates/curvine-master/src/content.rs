@@ -177,7 +177,8 @@ impl Leader {
                         was_sealed = true;
                         continue;
                     }
-                    let request = OpenContentRequest { content: Some(primary.content), epoch, revoked };
+                    let request =
+                        OpenContentRequest { content: Some(primary.content), epoch, revoked, mount: attr.mount };
                     let opened: Result<Empty> =
                         self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
                     match opened {
@@ -205,7 +206,7 @@ impl Leader {
                     }
                     let worker = self.workers.choose(preferred, &self.in_service())?;
                     let content = ContentId { inode, generation: layout.generation, version: 1 };
-                    let request = PlaceRequest { content: Some(content), epoch, mtime: attr.mtime };
+                    let request = PlaceRequest { content: Some(content), epoch, mtime: attr.mtime, mount: attr.mount };
                     self.workers.call::<_, Empty>(worker, Method::Place, &request, data, deadline).await?;
                     placed_before = Some((worker, content));
                     let body = PlaceBlocks { inode, change: attr.change, worker, block_size: self.options.block_size };
@@ -314,7 +315,7 @@ impl Leader {
 
     /// The worker refuses writes with the epoch that the writers have. An unreachable one stops by itself when its lease has run out.
     async fn fence_content(&self, primary: &Primary, epoch: GrantEpoch, deadline: Instant) -> Result<()> {
-        let request = OpenContentRequest { content: Some(primary.content), epoch: epoch + 1, revoked: 0 };
+        let request = OpenContentRequest { content: Some(primary.content), epoch: epoch + 1, revoked: 0, mount: 0 };
         let fenced: Result<Empty> =
             self.workers.call(primary.worker, Method::OpenContent, &request, Bytes::new(), deadline).await;
         match fenced {

@@ -112,6 +112,8 @@ impl Leader {
         tasks.spawn(self.clone().drain_workers());
         tasks.spawn(self.clone().run_tasks());
         tasks.spawn(self.clone().keep_quotas());
+        tasks.spawn(self.clone().empty_trash_in_time());
+        tasks.spawn(self.clone().keep_ttls());
         tasks
     }
 

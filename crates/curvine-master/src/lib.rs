@@ -30,6 +30,9 @@ mod sessions;
 mod state;
 mod store_names;
 mod tasks;
+mod trash;
+mod trash_orders;
+mod ttl;
 mod uploads;
 mod workers;
 

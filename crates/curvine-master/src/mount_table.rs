@@ -152,6 +152,10 @@ impl Leader {
     ) -> Result<MutateReply> {
         let inode = self.deepest(&umount.path);
         let parent = self.replica.state().read().0.parent(inode).unwrap_or(ROOT_INODE);
+        let mount = self.replica.state().read().0.ufs_dir(inode).map(|dir| dir.mount);
+        if let Some(mount) = mount.filter(|_| !umount.force) {
+            self.purge_held(mount, deadline).await?;
+        }
         let _change = self.begin_change(0, &[inode, parent], &[], deadline).await?;
         let command = numbered.command(CommandBody::UmountUfs(umount));
         let outcome = self.replica.propose(command).await?;

@@ -13,16 +13,17 @@ use curvine_proto::{
     Attr, MountInfo, UfsChanged, UfsEntry, UfsListReply, UfsListRequest, UfsObject, UfsObserved, UfsStatReply,
     UfsStatRequest,
 };
-use curvine_types::limits::OBSERVED_ENTRIES_MAX;
+use curvine_types::limits::{OBSERVED_ENTRIES_MAX, STORE_TTL_DEFAULT_MS};
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::leader::Leader;
 use crate::sessions::boot_clock;
+use crate::trash::TRASH_DIR;
 
-/// How long an observation is believed unless the mount says otherwise.
-pub const TTL_DEFAULT: Duration = Duration::from_secs(30);
+/// How long a look counts where Curvine is the authority; a new leader looks into its log instead of into the store.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long the store is waited for when there is something older to answer with: one name, a whole directory.
 const PATIENCE: Duration = Duration::from_secs(5);
 const LISTING_PATIENCE: Duration = Duration::from_secs(20);
@@ -161,6 +162,11 @@ impl UfsSeen {
     }
 }
 
+/// Whether Curvine is the authority for a mount, and its store a copy: what Curvine knows is not compared with it unless somebody asks.
+pub(crate) fn is_own(mount: &MountInfo) -> bool {
+    mount.settings.as_ref().is_some_and(|settings| settings.write_type == "fs_mode")
+}
+
 /// Whether the store, or the way to it, failed: not an answer about the object.
 fn is_store_trouble(error: &Error) -> bool {
     use ErrorKind::*;
@@ -168,15 +174,18 @@ fn is_store_trouble(error: &Error) -> bool {
 }
 
 pub(crate) fn ttl_of(mount: &MountInfo) -> Duration {
-    match mount.settings.as_ref().map_or(0, |settings| settings.ttl_ms) {
-        0 => TTL_DEFAULT,
-        millis => Duration::from_millis(millis),
+    if is_own(mount) {
+        return FOREVER;
     }
+    Duration::from_millis(match mount.settings.as_ref().map_or(0, |settings| settings.ttl_ms) {
+        0 => STORE_TTL_DEFAULT_MS,
+        millis => millis,
+    })
 }
 
 fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
     let name = object.key.strip_prefix(prefix)?.trim_end_matches('/').to_string();
-    if name.is_empty() || name.contains('/') {
+    if name.is_empty() || name.contains('/') || prefix.is_empty() && name == TRASH_DIR {
         return None;
     }
     let name = Bytes::from(name.into_bytes());
@@ -204,6 +213,10 @@ impl Leader {
         Ok((bound, mount, attr))
     }
 
+    fn is_own_dir(&self, dir: InodeId) -> bool {
+        self.ufs_dir(dir).is_ok_and(|(_, mount, _)| is_own(&mount))
+    }
+
     /// Has the name looked up in the store, unless that was done lately.
     pub(crate) async fn fault_in_name(&self, dir: &Attr, name: &Bytes, deadline: Instant) -> Result<()> {
         if matches!(name.as_ref(), b"." | b"..") || curvine_types::Name::new(name).is_err() {
@@ -212,8 +225,17 @@ impl Leader {
         if self.ufs.knows_name(dir.inode, name) {
             return Ok(());
         }
+        if self.is_own_dir(dir.inode) {
+            // The first look into a directory takes all of it over.
+            return self.fault_in_listing(dir, deadline).await;
+        }
+        self.look_at_name(dir, name, false, deadline).await
+    }
+
+    /// Has the name looked up in the store. `again`: also if that was done lately.
+    pub(crate) async fn look_at_name(&self, dir: &Attr, name: &Bytes, again: bool, deadline: Instant) -> Result<()> {
         let _look = self.ufs_gates.look(dir.inode, deadline).await?;
-        if self.ufs.knows_name(dir.inode, name) {
+        if !again && self.ufs.knows_name(dir.inode, name) {
             return Ok(());
         }
         for _ in 0..ATTEMPTS {
@@ -275,6 +297,10 @@ impl Leader {
         }
         let _look = self.ufs_gates.look(dir.inode, deadline).await?;
         if self.ufs.knows_listing(dir.inode) {
+            return Ok(());
+        }
+        if self.is_own_dir(dir.inode) && self.ufs_dir(dir.inode)?.0.complete_at.is_some() {
+            self.ufs.saw_listing(dir.inode, &[], FOREVER);
             return Ok(());
         }
         let seen_before = self.replica.state().read().0.ufs_dir(dir.inode).is_some_and(|dir| dir.complete_at.is_some());
@@ -414,6 +440,10 @@ impl Leader {
             (state.0.mount(attr.mount), state.0.layout(attr.inode, false)?)
         };
         let (Some(mount), Some(curvine_proto::layout::Kind::Ufs(ufs))) = (mount, layout.kind) else { return Ok(()) };
+        if is_own(&mount) {
+            self.ufs.stored(attr.inode, &mount);
+            return Ok(());
+        }
         let found = match self.stat_in_store(&mount, ufs.key.clone(), deadline).await {
             Ok(found) => found.filter(|object| !object.directory),
             // The store does not answer: what is cached stays readable.

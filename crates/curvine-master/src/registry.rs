@@ -6,7 +6,7 @@ use curvine_namespace::{Wanted, WorkerRecord};
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    DeclareRequest, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListPinsReply,
+    DeclareRequest, DirtyContent, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListPinsReply,
     ListWorkersReply, MountInfo, MountTableReply, OpenSessionReply, OpenSessionRequest, PinInfo, RegisterWorker,
     RegisterWorkerReply, RegisterWorkerRequest, ReportChangedRequest, ResolveContentReply, ResolveContentRequest,
     ResolveMountReply, ResolveMountRequest, UfsChanged, WhichPinnedReply, WhichPinnedRequest, WorkerHeartbeatReply,
@@ -147,7 +147,13 @@ impl Leader {
                 && state.0.content_wanted(content.inode, content.generation, request.worker) == Wanted::Cached
         };
         let release = request.contents.iter().filter(stored).copied().collect();
-        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect(), release }
+        let dirty = |content: &curvine_proto::ContentId| {
+            let job = state.0.upload_of(content.inode)?;
+            let is_it = state.0.layout(content.inode, false).is_ok_and(|now| now.generation == content.generation);
+            is_it.then_some(DirtyContent { content: Some(*content), mount: job.mount })
+        };
+        let dirty = request.contents.iter().filter_map(dirty).collect();
+        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect(), release, dirty }
     }
 
     pub(crate) fn resolve_content(&self, request: ResolveContentRequest) -> Result<ResolveContentReply> {

@@ -98,6 +98,7 @@ impl Leader {
             ("write_grants".to_string(), counts.grants),
             ("orphan_holds".to_string(), counts.orphan_holds),
             ("doomed_trees".to_string(), counts.doomed),
+            ("trash".to_string(), counts.trash),
             ("inline_bytes".to_string(), counts.inline_bytes),
             ("locked_inodes".to_string(), counts.locked_inodes),
             ("sessions_ending".to_string(), counts.sessions_ending),

@@ -100,6 +100,13 @@ impl Leader {
                 only_workers(&call.peer)?;
                 Ok(Reply::new(&self.which_pinned(&call.request()?)))
             }
+            Method::ListTtls => Ok(Reply::new(&self.list_ttls(&call.request()?))),
+            Method::ListTrash => reply(self.list_trash(call.request()?)),
+            method @ (Method::RestoreTrash | Method::EmptyTrash) => {
+                let request = call.request()?;
+                let empty = method == Method::EmptyTrash;
+                reply(detached(async move { self.change_trash(request, empty, deadline).await }).await)
+            }
             Method::ListQuotas => Ok(Reply::new(&self.list_quotas(&call.request()?))),
             Method::GetLock => reply(self.get_lock(call.request()?)),
             Method::GetLayout => reply(self.get_layout(call.request()?, deadline).await),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::change::Numbered;
 use crate::keyed::Passage;
 use crate::leader::Leader;
+use crate::trash::{TRASH_DIR, has_directories};
 use crate::uploads::key_number;
 
 /// Directories with more objects are not renamed: EXDEV, so that `mv` copies and can be watched.
@@ -28,6 +29,15 @@ const MARGIN: Duration = Duration::from_millis(500);
 const NOREPLACE: u32 = 1;
 const EXCHANGE: u32 = 2;
 const WHITEOUT: u32 = 4;
+
+/// The store's directory of what was moved out of the way is no file's.
+fn check_not_reserved(key: &str) -> Result<()> {
+    if key.trim_end_matches('/') == TRASH_DIR {
+        return Err(Error::new(ErrorKind::NotPermitted, "this name at the top of a mount is the trash's")
+            .with("name", TRASH_DIR));
+    }
+    Ok(())
+}
 
 /// Where the content of a file of a mount is, as its store sees it.
 struct Stored {
@@ -45,7 +55,7 @@ impl Leader {
         mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", attr.mount))
     }
 
-    async fn change_store(
+    pub(crate) async fn change_store(
         &self,
         mount: &MountInfo,
         kind: StoreChangeKind,
@@ -126,11 +136,13 @@ impl Leader {
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
         let is_new = self.name_now(parent.inode, &create.name)?.is_none();
         let key = self.replica.state().read().0.key_of_new(parent.inode, &create.name, create.kind());
+        check_not_reserved(key.as_deref().unwrap_or_default())?;
         if create.kind() == FileKind::Directory
             && is_new
             && let Ok(key) = key
         {
             let _turn = self.uploads.keys.lock(key_number(mount.id, &key), deadline).await?;
+            self.clear_key(&mount, key.trim_end_matches('/'), deadline).await?;
             self.change_store(&mount, StoreChangeKind::MakeDirectory, &key, "", None, deadline).await?;
             return self.create(numbered, create, deadline).await;
         }
@@ -161,9 +173,11 @@ impl Leader {
         &self,
         parent: &Attr,
         numbered: Numbered,
-        unlink: Unlink,
+        mut unlink: Unlink,
         deadline: Instant,
     ) -> Result<MutateReply> {
+        // Whatever a client says of it.
+        unlink.trash = false;
         if parent.mount == 0 {
             return self.unlink(numbered, unlink, deadline).await;
         }
@@ -181,7 +195,12 @@ impl Leader {
             self.fault_in_listing(&child, deadline).await?;
             let _change = self.ufs_gates.change(parent.inode, deadline).await?;
             let _below = self.ufs_gates.change(child.inode, deadline).await?;
-            self.remove_directory(&mount, child.inode, deadline).await?;
+            let prefix = self.replica.state().read().0.ufs_dir(child.inode).map(|dir| dir.prefix).unwrap_or_default();
+            // What was removed from it is still there.
+            unlink.trash = !prefix.is_empty() && self.has_trash_below(mount.id, &prefix);
+            if !unlink.trash {
+                self.remove_directory(&mount, child.inode, deadline).await?;
+            }
             return self.unlink(numbered, unlink, deadline).await;
         }
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
@@ -190,6 +209,10 @@ impl Leader {
         // An upload may have begun, or ended, while we waited.
         let stored = self.stored(child.inode)?;
         self.keep_directory(&mount, parent.inode, deadline).await?;
+        if stored.object.is_some() && self.has_trash(&mount) {
+            unlink.trash = true;
+            return self.unlink(numbered, unlink, deadline).await;
+        }
         // Also of a dirty file: the store may have an earlier version, or one whose upload was not answered.
         self.delete_object(&mount, &stored, deadline).await?;
         self.unlink(numbered, unlink, deadline).await
@@ -237,6 +260,7 @@ impl Leader {
         let writable = self.replica.state().read().0.check_writable(from.inode).is_ok();
         let Some(source) = source.filter(|_| writable) else { return self.rename(numbered, rename, deadline).await };
         let key = self.replica.state().read().0.key_of_new(to.inode, &rename.new_name, source.kind())?;
+        check_not_reserved(&key)?;
         let is_dir = source.kind() == FileKind::Directory;
         let refused = target.as_ref().is_some_and(|target| {
             rename.flags & NOREPLACE != 0
@@ -252,11 +276,16 @@ impl Leader {
         }
         let prefix = self.replica.state().read().0.ufs_dir(source.inode).map(|dir| dir.prefix).unwrap_or_default();
         self.store_below(&mount, &prefix).await?;
+        // Nothing that was removed moves along, or is in the way.
+        for prefix in [&prefix, &key] {
+            self.clear_below(&mount, prefix, deadline).await?;
+        }
         let _below = self.ufs_gates.change(source.inode, deadline).await?;
         if let Some(target) = target {
             self.remove_directory(&mount, target.inode, deadline).await?;
         }
         let _turns = self.two_turns(&mount, &prefix, &key, deadline).await?;
+        self.clear_key(&mount, key.trim_end_matches('/'), deadline).await?;
         self.keep_directory(&mount, from.inode, deadline).await?;
         self.change_store(&mount, StoreChangeKind::MoveDirectory, &prefix, &key, None, deadline).await?;
         rename.stored = Some(UfsEntry { key, directory: true, ..Default::default() });
@@ -275,10 +304,14 @@ impl Leader {
         deadline: Instant,
     ) -> Result<MutateReply> {
         let before = self.stored(source.inode)?;
+        if has_directories(mount) {
+            self.clear_below(mount, &format!("{key}/"), deadline).await?;
+        }
         let _turns = self.two_turns(mount, &before.key, &key, deadline).await?;
         // An upload may have ended while we waited.
         let now = self.stored(source.inode)?;
         self.keep_directory(mount, rename.parent, deadline).await?;
+        self.clear_key(mount, &key, deadline).await?;
         match now.object {
             None => self.delete_object(mount, &now, deadline).await?,
             ref object => {

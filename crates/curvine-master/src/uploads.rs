@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::keyed::KeyedLocks;
 use crate::leader::Leader;
 use crate::mounts::ttl_of;
+use crate::trash::has_directories;
 
 /// Uploads at once.
 const UPLOADS_AT_ONCE: usize = 16;
@@ -81,7 +82,7 @@ pub(crate) fn key_number(mount: MountId, key: &str) -> u64 {
     hasher.finish()
 }
 
-fn object_of(entry: &UfsEntry) -> UfsObject {
+pub(crate) fn object_of(entry: &UfsEntry) -> UfsObject {
     let UfsEntry { key, directory, size, mtime, etag, .. } = entry.clone();
     UfsObject { key, directory, size, mtime, etag }
 }
@@ -184,7 +185,7 @@ impl Leader {
             let job = self.replica.state().read().0.upload_of(inode);
             if let Some(job) = job {
                 let state = JobState::Failed as i32;
-                let failed = SetJob { job: job.id, state, error: error.to_string(), upload: None };
+                let failed = SetJob { job: job.id, state, error: error.to_string(), ..SetJob::default() };
                 // Only for those who look; the file is dirty all the same.
                 let _ = self.internal(CommandBody::SetJob(failed), Instant::now() + STEP).await;
             }
@@ -197,6 +198,10 @@ impl Leader {
         for _ in 0..SURPRISES {
             let Some(job) = self.replica.state().read().0.upload_of(inode) else { return Ok(true) };
             let number = key_number(job.mount, &job.key);
+            let mount = self.replica.state().read().0.mount(job.mount);
+            if let Some(mount) = mount.filter(has_directories) {
+                self.clear_below(&mount, &format!("{}/", job.key), Instant::now() + STEP).await?;
+            }
             let _turn = self.uploads.keys.lock(number, Instant::now() + STEP).await?;
             let (job, attr, layout, grant, mount) = {
                 let state = self.replica.state().read();
@@ -208,6 +213,7 @@ impl Leader {
             if attr.live {
                 return Ok(false);
             }
+            self.clear_key(&mount, &job.key, Instant::now() + STEP).await?;
             let (epoch, version, data) = match layout.kind {
                 Some(Kind::Blocks(_)) => (grant.map_or(1, |grant| grant.epoch.max(1)), 1, Bytes::new()),
                 Some(Kind::Inline(inline)) => (0, 0, inline.data),
@@ -218,6 +224,11 @@ impl Leader {
             let base = surprise.take().unwrap_or_else(|| job.base.clone());
             let content = ContentId { inode, generation: layout.generation, version: worker.1 };
             let cluster = self.replica.state().read().0.cluster().unwrap_or_default();
+            let token = format!("{cluster}-{inode}-{}-{epoch}-{crc:08x}", layout.generation);
+            // Of these very bytes, what has arrived need not be sent again.
+            let is_same = job.upload_token == token;
+            let (resume, abort) =
+                if is_same { (job.upload.clone(), String::new()) } else { (String::new(), job.upload.clone()) };
             let request = StoreObjectRequest {
                 mount: mount.id,
                 mount_change: mount.change,
@@ -226,10 +237,11 @@ impl Leader {
                 epoch,
                 size: attr.size,
                 condition: Some(UfsCondition { absent: base.is_none(), present: base.as_ref().map(object_of) }),
-                token: format!("{cluster}-{inode}-{}-{epoch}-{crc:08x}", layout.generation),
+                token,
                 incarnation: self.incarnation,
                 job: job.id,
-                abort: job.upload.clone(),
+                abort,
+                resume,
             };
             let deadline = Instant::now() + STEP + Duration::from_secs(attr.size / SLOWEST);
             let sent: Result<StoreObjectReply> =
@@ -264,11 +276,11 @@ impl Leader {
 
     /// A worker has begun an upload in parts: from now on whoever stores the file next gives it up first.
     pub(crate) async fn note_upload(&self, request: NoteUploadRequest, deadline: Instant) -> Result<()> {
-        let NoteUploadRequest { job, incarnation, upload } = request;
+        let NoteUploadRequest { job, incarnation, upload, token } = request;
         if incarnation != self.incarnation {
             return Err(Error::new(ErrorKind::Conflict, "the upload was ordered by an earlier leader"));
         }
-        let noted = SetJob { job, upload: Some(upload), ..SetJob::default() };
+        let noted = SetJob { job, upload: Some(upload), upload_token: token, ..SetJob::default() };
         self.internal(CommandBody::SetJob(noted), deadline).await.map(|_| ())
     }
 

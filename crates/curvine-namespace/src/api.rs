@@ -122,6 +122,16 @@ pub struct QuotaRecord {
     pub counting: bool,
 }
 
+/// A time to live of a file or directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TtlRecord {
+    pub inode: InodeId,
+    pub path: Vec<u8>,
+    pub millis: u64,
+    /// Files are removed; else copies are dropped.
+    pub delete: bool,
+}
+
 /// Numbers for reports and gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -157,4 +167,6 @@ pub struct Counts {
     /// Work that the log remembers: dirty files, and what else waits.
     pub jobs: u64,
     pub quotas: u64,
+    /// Objects and directories that were removed through mounts and are still in their stores.
+    pub trash: u64,
 }

@@ -38,6 +38,9 @@ impl State {
         for (id, ()) in self.pins.iter() {
             self.need_inode(*id, "a pin")?;
         }
+        for (id, _) in self.ttls.iter() {
+            self.need_inode(*id, "a time to live")?;
+        }
         for (id, used) in self.recount_quotas() {
             self.need_inode(id, "a quota")?;
             let known = self.quotas.get(&id).map(|quota| (quota.used_files, quota.used_bytes));
@@ -149,6 +152,7 @@ impl State {
             ensure(self.job_keys.contains(&key), "a job that is not found by its key", job.inode)?;
         }
         ensure(self.job_keys.len() == self.jobs.len(), "keys of jobs that are not there", 0)?;
+        self.check_trash()?;
         for (id, job) in self.uploads.iter() {
             self.need_inode(*id, "an upload")?;
             ensure(self.jobs.get(job).is_some_and(|job| job.inode == *id), "an upload of another inode", *id)?;
@@ -165,6 +169,22 @@ impl State {
             ensure(kept == session.kept as usize, "the number of kept results differs", *id)?;
             ensure(self.ending.contains(id) == session.ending, "a session whose end is not noted", *id)?;
             ensure(self.clients.contains(&(session.client.clone(), *id)), "not found from its client", *id)?;
+        }
+        Ok(())
+    }
+
+    fn check_trash(&self) -> Result<()> {
+        for (id, entry) in self.trash.iter() {
+            ensure(*id == entry.id && *id < self.meta.next_trash, "an entry of the trash of another number", 0)?;
+            let order = (entry.mount, entry.held, *id);
+            ensure(self.trash_order.contains(&order), "an entry of the trash without its order", 0)?;
+        }
+        ensure(self.trash_order.len() == self.trash.len(), "an order of trash that is not there", 0)?;
+        for ((mount, key), id) in self.trash_keys.iter() {
+            let entry = self.trash.get(id);
+            let is_there =
+                entry.is_some_and(|entry| (entry.mount, entry.key.as_str()) == (*mount, key) && !entry.moved);
+            ensure(is_there, "a key of trash that is not there", 0)?;
         }
         Ok(())
     }

@@ -18,9 +18,12 @@ mod rename;
 mod sessions;
 mod stored;
 mod tasks;
+mod trash;
+mod ttl;
 mod xattrs;
 
 pub use tasks::{has_ended, is_task};
+pub use trash::moved_name;
 
 use curvine_proto::Outcome;
 use curvine_proto::command::Body;
@@ -69,6 +72,8 @@ impl State {
             Body::SetQuota(command) => self.set_quota(command),
             Body::SetPin(command) => self.set_pin(command),
             Body::CountQuotas(command) => self.count_quotas(command),
+            Body::EditTrash(command) => self.edit_trash(command),
+            Body::SetTtl(command) => self.set_ttl(command),
         }
     }
 }

@@ -19,12 +19,14 @@ mod snapshot;
 mod stamp;
 mod state;
 mod store;
+mod trash_read;
 mod tree;
+mod ttl_read;
 mod window;
 
 pub use acl::Acl;
 pub use api::*;
-pub use commands::{has_ended, is_task};
+pub use commands::{has_ended, is_task, moved_name};
 pub use namespace::Namespace;
 pub use snapshot::{Head, Snapshot, snapshot_of_portable};
 

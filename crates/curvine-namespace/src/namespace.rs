@@ -166,6 +166,7 @@ impl Namespace {
             doomed: state.doomed.len() as u64,
             jobs: state.jobs.len() as u64,
             quotas: state.quotas.len() as u64,
+            trash: state.trash.len() as u64,
         }
     }
 }

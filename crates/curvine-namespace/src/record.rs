@@ -192,6 +192,8 @@ pub struct Mount {
     pub settings: UfsMountSettings,
     pub change: u64,
     pub root: InodeId,
+    /// When the last object was removed that was one of many.
+    pub many_removed: Stamp,
 }
 
 /// How much may be below a directory, and how much is. A limit of 0 is none.
@@ -203,6 +205,14 @@ pub struct Quota {
     pub used_files: u64,
     /// Inodes up to this number are counted; the greatest number: all are.
     pub counted: InodeId,
+}
+
+/// How long what is below an inode lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ttl {
+    pub millis: u64,
+    /// Files are removed; else copies are dropped.
+    pub delete: bool,
 }
 
 /// A session and the bounds of its window of results.

@@ -354,6 +354,10 @@ impl State {
 
     /// Their directories are counted anew.
     fn repair_quotas(&mut self) {
+        let mortal: Vec<InodeId> = self.ttls.iter().map(|(id, _)| *id).collect();
+        for id in mortal.into_iter().filter(|id| self.store.inode(*id).is_none()) {
+            self.ttls.remove(&id);
+        }
         let pinned: Vec<InodeId> = self.pins.iter().map(|(id, ())| *id).collect();
         for id in pinned.into_iter().filter(|id| self.store.inode(*id).is_none()).collect::<Vec<_>>() {
             self.pins.remove(&id);

@@ -64,14 +64,16 @@ enum Section {
     Jobs = 18,
     Quotas = 19,
     Pins = 20,
+    Trash = 21,
+    Ttls = 22,
 }
 
 impl Section {
-    const ALL: [Section; 21] = {
+    const ALL: [Section; 23] = {
         use Section::*;
         [
             End, Meta, Sessions, Results, Workers, Mounts, Inodes, Dentries, Links, Xattrs, Inline, Placed, UfsDirs,
-            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas, Pins,
+            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas, Pins, Trash, Ttls,
         ]
     };
 

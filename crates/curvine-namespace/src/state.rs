@@ -2,11 +2,11 @@
 //!
 //! Always: every inode but the root has as many names as its link count says (directories: one, and a count of 2 plus
 //! their subdirectories), or it is an orphan with count 0 that a session holds. The tables `held`, `clients`, `ending`, `live`,
-//! `uploads` and `job_keys` follow from the others. A step never fails half way: commands check everything before they change anything.
+//! `uploads`, `job_keys`, `trash_keys` and `trash_order` follow from the others. A step never fails half way: commands check everything before they change anything.
 
 use std::sync::Arc;
 
-use curvine_proto::{Attr, FileKind, Job, Time};
+use curvine_proto::{Attr, FileKind, Job, Time, TrashEntry};
 use curvine_types::{
     ClusterId, Cookie, Error, ErrorKind, Generation, InodeId, MountId, Name, ROOT_INODE, Result, SessionId, WorkerId,
 };
@@ -56,6 +56,14 @@ pub(crate) struct State {
     pub pins: Tree<InodeId, ()>,
     /// By their directories.
     pub quotas: Tree<InodeId, Quota>,
+    /// What was removed through mounts and is still in their stores, in the order of removal.
+    pub trash: Tree<u64, Arc<TrashEntry>>,
+    /// What of it still has its key.
+    pub trash_keys: Tree<(MountId, Arc<str>), u64>,
+    /// By mount and by whether it is held only for a short time.
+    pub trash_order: Tree<(MountId, bool, u64), ()>,
+    /// By the files and directories that have one of their own.
+    pub ttls: Tree<InodeId, Ttl>,
 }
 
 /// Numbers of the whole.
@@ -76,6 +84,7 @@ pub(crate) struct Meta {
     pub stores: u64,
     /// Changes of pins.
     pub pins_change: u64,
+    pub next_trash: u64,
     pub tally: Tally,
 }
 
@@ -105,6 +114,7 @@ impl Default for Meta {
             next_job: 1,
             stores: 0,
             pins_change: 0,
+            next_trash: 1,
             tally: Tally::default(),
         }
     }
@@ -336,6 +346,7 @@ impl State {
         self.ufs_dirs.remove(&id);
         self.quotas.remove(&id);
         self.pins.remove(&id);
+        self.ttls.remove(&id);
         self.end_upload(id);
         self.meta.tally.count(&inode, false);
         self.store.remove_inode(id);

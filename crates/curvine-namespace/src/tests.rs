@@ -17,4 +17,6 @@ mod rescue;
 mod sessions;
 mod stored;
 mod tasks;
+mod trash;
+mod ttl;
 mod ufs;

@@ -1,7 +1,7 @@
 //! What kinds of commands there are, by name.
 
-use crate::Command;
 use crate::v1::command::Body;
+use crate::{Command, TrashEntry};
 
 impl Command {
     /// The kind of the command, for gauges and messages.
@@ -45,6 +45,15 @@ impl Command {
             Body::SetQuota(_) => "set_quota",
             Body::CountQuotas(_) => "count_quotas",
             Body::SetPin(_) => "set_pin",
+            Body::EditTrash(_) => "edit_trash",
+            Body::SetTtl(_) => "set_ttl",
         }
+    }
+}
+
+impl TrashEntry {
+    /// Whether it was a directory, of which a store has nothing but what is in it.
+    pub fn directory(&self) -> bool {
+        self.object.is_none()
     }
 }

@@ -140,4 +140,9 @@ methods! {
     ListPins = 373,
     /// Worker to master.
     WhichPinned = 374,
+    /// Operator to master: what was removed and is still in its store.
+    ListTrash = 430,
+    RestoreTrash = 431,
+    EmptyTrash = 432,
+    ListTtls = 433,
 }

@@ -49,6 +49,8 @@ impl StoreStats {
         self.miss_bytes += other.miss_bytes;
         self.evictions += other.evictions;
         self.evicted_bytes += other.evicted_bytes;
+        self.dirty_bytes += other.dirty_bytes;
+        self.dirty_limit += other.dirty_limit;
     }
 
     /// The mount's path, for people and labels; empty if it is not known.

@@ -47,3 +47,16 @@ pub const TASKS_ENDED_MAX: usize = 200;
 pub const TASK_PATHS_MAX: usize = 64 << 10;
 /// Failures of one of them that are remembered; the others are counted.
 pub const TASK_FAILURES_MAX: usize = 100;
+
+/// How long a look into an under file system is believed, in milliseconds, unless its mount says otherwise.
+pub const STORE_TTL_DEFAULT_MS: u64 = 10_000;
+/// Removals of one mount that are that close together are one, in milliseconds.
+pub const TRASH_WINDOW_MS: u64 = 10_000;
+/// How many objects such a removal may take for good unless the mount says otherwise.
+pub const TRASH_OVER_DEFAULT: u32 = 100;
+/// The most that a mount may say there.
+pub const TRASH_OVER_MAX: u32 = 10_000;
+/// How long what is in the trash is kept, in milliseconds, unless the mount says otherwise.
+pub const TRASH_RETENTION_DEFAULT_MS: u64 = 24 * 3600 * 1000;
+/// Entries of the trash that one command or order changes.
+pub const TRASH_EDITS_MAX: usize = 256;

@@ -4,6 +4,7 @@
 //! Always: an upload that is not completed is aborted, also when whoever waits for it gives up; only what the process does not live to
 //! abort is left to others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ use crate::policy::{Policy, time_for};
 /// Attempts of one request; parts of a large object should not cost all of it.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(200);
+/// Pages of a list of parts.
+const PAGES_MAX: usize = 11;
 /// Longest part of a store's own message that is passed on.
 const MESSAGE_MAX: usize = 300;
 
@@ -53,6 +56,14 @@ pub(crate) enum Guard {
     Etag(String),
 }
 
+/// A part that the store has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Part {
+    pub(crate) size: u64,
+    /// As the store writes it; empty: it does not say.
+    pub(crate) etag: String,
+}
+
 struct Answer {
     status: StatusCode,
     etag: String,
@@ -74,6 +85,16 @@ fn encoded(text: &str, keep_slash: bool) -> String {
 fn element<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+}
+
+/// The parts of one page of a list, by their numbers.
+fn parts_in(text: &str) -> impl Iterator<Item = (usize, Part)> {
+    text.split("<Part>").skip(1).filter_map(|part| {
+        let number = element(part, "PartNumber")?.parse().ok()?;
+        let size = element(part, "Size")?.parse().ok()?;
+        let etag = element(part, "ETag").map(unescaped).unwrap_or_default();
+        Some((number, Part { size, etag }))
+    })
 }
 
 fn unescaped(text: &str) -> String {
@@ -242,6 +263,24 @@ impl Multipart {
         Ok(answer.etag)
     }
 
+    /// The parts that an upload has, by their numbers. `NotFound`: there is no such upload.
+    pub(crate) async fn parts(&self, key: &str, id: &str) -> Result<BTreeMap<usize, Part>> {
+        let (mut parts, mut after) = (BTreeMap::new(), "0".to_string());
+        for _ in 0..PAGES_MAX {
+            let id = encoded(id, false);
+            let query = format!("max-parts=1000&part-number-marker={}&uploadId={id}", encoded(&after, false));
+            let answer = self.ask(&Method::GET, key, &query, &[], &Bytes::new()).await?;
+            parts.extend(parts_in(&answer.text));
+            match element(&answer.text, "NextPartNumberMarker") {
+                Some(next) if element(&answer.text, "IsTruncated") == Some("true") && next != after => {
+                    after = next.to_string();
+                }
+                _ => break,
+            }
+        }
+        Ok(parts)
+    }
+
     pub(crate) async fn complete(&self, key: &str, id: &str, etags: &[String], guard: &Guard) -> Result<()> {
         let parts: String = etags
             .iter()
@@ -331,5 +370,14 @@ mod tests {
         assert_eq!(element(text, "UploadId").map(unescaped).as_deref(), Some("a&b<"));
         assert_eq!((element(text, "Key"), element(text, "Code")), (None, Some("X")));
         assert_eq!(escaped("\"e&f\""), "&quot;e&amp;f&quot;");
+    }
+
+    #[test]
+    fn parts_are_read_from_a_list_also_without_their_etags() {
+        let text = "<L><PartNumberMarker>0</PartNumberMarker><Part><PartNumber>1</PartNumber><Size>5</Size>\
+                    <ETag>&quot;a&quot;</ETag></Part><Part><PartNumber>3</PartNumber><Size>7</Size></Part>\
+                    <Part><Size>7</Size></Part></L>";
+        let part = |size, etag: &str| Part { size, etag: etag.to_string() };
+        assert_eq!(parts_in(text).collect::<Vec<_>>(), [(1, part(5, "\"a\"")), (3, part(7, ""))]);
     }
 }

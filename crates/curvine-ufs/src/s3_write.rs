@@ -3,7 +3,7 @@
 //! Always: an object appears whole; where the store knows conditions, nothing replaces what its caller has not seen; an object
 //! carries the token of what it was made from, so that an attempt whose answer was lost is not taken for somebody else's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 
 use curvine_types::{Error, ErrorKind, Result};
@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use opendal::options::{DeleteOptions, WriteOptions};
 
 use crate::s3::{S3Ufs, compare, file, is_plain, quoted};
-use crate::s3_multipart::{Guard, Upload};
+use crate::s3_multipart::{Guard, Part, Upload};
 use crate::{Condition, Expect, Object, Source};
 
 /// Objects up to this size are stored with one request.
@@ -104,14 +104,20 @@ impl S3Ufs {
     async fn put_in_parts(&self, key: &str, source: &dyn Source, guard: &Guard) -> Result<()> {
         let size = source.size();
         let part = PART.max(size.div_ceil(PARTS_MAX)).next_multiple_of(1 << 20);
-        let id = self.multipart.begin(key, (TOKEN, source.token())).await?;
-        let upload = Upload::new(self.multipart.clone(), key, id);
-        source.begun(&upload.id).await?;
+        let (upload, there) = self.begin_or_resume(key, source).await?;
         let send = |number: u64| {
-            let id = &upload.id;
+            let (id, there) = (&upload.id, there.get(&(number as usize + 1)));
             async move {
                 let offset = number * part;
-                let data = source.read(offset, part.min(size - offset)).await?;
+                let length = part.min(size - offset);
+                if let Some(there) = there.filter(|there| there.size == length && !there.etag.is_empty()) {
+                    return Ok(there.etag.clone());
+                }
+                let data = source.read(offset, length).await?;
+                if there.is_some_and(|there| there.size == length) {
+                    // Of a store that does not say it, it is what nearly all stores make it of.
+                    return Ok(format!("\"{}\"", digest(&data)));
+                }
                 self.multipart.part(key, id, number as usize + 1, data).await
             }
         };
@@ -123,6 +129,29 @@ impl S3Ufs {
         drop(sent);
         source.check().await?;
         upload.complete(&etags, guard).await
+    }
+
+    /// A new upload, or one of the same bytes that was interrupted, with the parts that it has.
+    async fn begin_or_resume(&self, key: &str, source: &dyn Source) -> Result<(Upload, BTreeMap<usize, Part>)> {
+        if let Some(id) = source.resume() {
+            match self.multipart.parts(key, id).await {
+                Ok(parts) if !parts.is_empty() => {
+                    tracing::info!(key, parts = parts.len(), "an upload that was interrupted goes on");
+                    return Ok((Upload::new(self.multipart.clone(), key, id.to_string()), parts));
+                }
+                Ok(_) => self.multipart.abort(key, id).await?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) if matches!(error.kind(), ErrorKind::NotSupported | ErrorKind::PermissionDenied) => {
+                    tracing::warn!(key, %error, "the store does not say what an upload has; it is begun anew");
+                    self.multipart.abort(key, id).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let id = self.multipart.begin(key, (TOKEN, source.token())).await?;
+        let upload = Upload::new(self.multipart.clone(), key, id);
+        source.begun(&upload.id).await?;
+        Ok((upload, BTreeMap::new()))
     }
 
     /// For stores without conditions.
@@ -238,6 +267,12 @@ impl S3Ufs {
         self.remove(from).await?;
         Ok(keys.len() as u64)
     }
+}
+
+/// The MD5 of a part, in hexadecimal digits.
+fn digest(data: &[u8]) -> String {
+    use md5::Digest;
+    md5::Md5::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Some at a time; the first error ends it.

@@ -18,6 +18,11 @@ pub trait Source: Send + Sync {
     /// Exactly `len` bytes from `offset`.
     fn read<'a>(&'a self, offset: u64, len: u64) -> BoxFuture<'a, Result<Bytes>>;
 
+    /// An upload of these very bytes that was begun earlier and may not have ended: what it has is not sent again.
+    fn resume(&self) -> Option<&str> {
+        None
+    }
+
     /// An upload has begun in the store and nothing of it is sent yet. When this returns its id is where it outlives the process, so
     /// that somebody can abort it; an error gives the upload up.
     fn begun<'a>(&'a self, upload: &'a str) -> BoxFuture<'a, Result<()>>;

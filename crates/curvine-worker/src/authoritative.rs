@@ -87,6 +87,7 @@ pub(crate) async fn write(
     if data.len() > IO_MAX {
         return Err(Error::new(ErrorKind::TooBig, "a write has at most 1 MiB").with("length", data.len()));
     }
+    engine.dirty.grow(key, data.len() as u64, deadline).await?;
     let store = engine.store.clone();
     let stats = engine.stats.clone();
     let WriteRequest { session, instance, token, .. } = request;
@@ -117,6 +118,9 @@ pub(crate) async fn fallocate(
 ) -> Result<LiveAttrReply> {
     let mode = fallocate_mode(request.mode)?;
     let FallocateRequest { epoch, offset, length, .. } = request;
+    if matches!(mode, Fallocate::Allocate { .. }) {
+        engine.dirty.grow(key, length, deadline).await?;
+    }
     on_attr(engine, deadline, move |store| store.fallocate(key, version, epoch, offset, length, mode)).await
 }
 
@@ -141,6 +145,7 @@ pub(crate) async fn copy_range(
         let source = CopyFrom { key: from.key, version: from.version, offset: from_offset + reply.copied };
         let target = CopyTo { key: to.key, version: to.version, epoch, offset: to_offset + reply.copied };
         let (store, rest) = (engine.store.clone(), length - reply.copied);
+        engine.dirty.grow(to.key, 0, deadline).await?;
         match engine.disk.run(deadline, move || store.copy_step(source, target, rest)).await {
             Ok((0, _)) => break,
             Ok((copied, attr)) => {
@@ -221,8 +226,11 @@ pub(crate) async fn place(
     deadline: Instant,
 ) -> Result<()> {
     let mtime = timestamp(&request.mtime.unwrap_or_default())?;
+    engine.dirty.begin(request.mount, deadline).await?;
     let store = engine.store.clone();
-    engine.disk.run_slow(deadline, move || store.place(key, version, request.epoch, mtime, &initial)).await
+    engine.disk.run_slow(deadline, move || store.place(key, version, request.epoch, mtime, &initial)).await?;
+    engine.dirty.note(key, request.mount);
+    Ok(())
 }
 
 pub(crate) async fn open(
@@ -238,7 +246,9 @@ pub(crate) async fn open(
         }
         store.open_for_write(key, version, request.epoch)
     };
-    engine.disk.run_slow(deadline, work).await
+    engine.disk.run_slow(deadline, work).await?;
+    engine.dirty.note(key, request.mount);
+    Ok(())
 }
 
 pub(crate) async fn seal(

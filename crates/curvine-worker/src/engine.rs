@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use curvine_blockstore::{BlockStore, TierStatus, Timestamp};
-use curvine_proto::{LiveAttr, TierInfo, Time, WorkerStats};
+use curvine_proto::{LiveAttr, StoreStats, TierInfo, Time, WorkerStats};
 use curvine_types::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::clock::boot_time;
 use crate::copies::Copies;
+use crate::dirty::Dirty;
 use crate::disk::DiskPool;
 use crate::fetch::Fetcher;
 use crate::pins::Pins;
@@ -38,6 +39,8 @@ pub(crate) struct Engine {
     pub pins: Pins,
     /// Content on its way into stores.
     pub uploads: ByteBudget,
+    /// What waits for its upload.
+    pub dirty: Dirty,
     /// The worker is being drained.
     pub leaving: AtomicBool,
 }
@@ -45,7 +48,8 @@ pub(crate) struct Engine {
 impl Engine {
     /// For the heartbeat.
     pub fn worker_stats(&self) -> WorkerStats {
-        let stores = self.sources.per_mount.stats();
+        let mut stores = self.sources.per_mount.stats();
+        self.add_dirty(&mut stores);
         let store = self.store.gauges();
         WorkerStats {
             bytes_read: self.stats.bytes_read.load(Relaxed),
@@ -63,6 +67,19 @@ impl Engine {
             promotions: store.promotions,
             demotions: store.demotions,
             stores,
+        }
+    }
+
+    fn add_dirty(&self, stores: &mut Vec<StoreStats>) {
+        let dirty = self.dirty.bytes();
+        for mount in dirty.keys() {
+            if !stores.iter().any(|store| store.mount == *mount) {
+                stores.push(StoreStats { mount: *mount, ..StoreStats::default() });
+            }
+        }
+        for store in stores.iter_mut().filter(|store| store.mount != 0) {
+            store.dirty_bytes = dirty.get(&store.mount).copied().unwrap_or(0);
+            store.dirty_limit = self.dirty.limit();
         }
     }
 

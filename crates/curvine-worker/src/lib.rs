@@ -12,6 +12,7 @@ mod authoritative;
 mod cached;
 mod clock;
 mod copies;
+mod dirty;
 mod disk;
 mod drain;
 mod engine;

@@ -1,6 +1,7 @@
 //! Bringing content into the cache for the master's jobs, telling what is there, and dropping it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use curvine_blockstore::ContentKey;
 use curvine_proto::{
@@ -85,6 +86,7 @@ pub(crate) async fn free(
     let keys: Vec<ContentKey> =
         request.contents.iter().map(|content| ContentKey::new(content.inode, content.generation)).collect();
     let store = engine.store.clone();
-    let work = move || keys.into_iter().try_fold(0, |freed, key| Ok(freed + store.free(key)?));
+    let older = Duration::from_millis(request.older_ms);
+    let work = move || keys.into_iter().try_fold(0, |freed, key| Ok(freed + store.free_older(key, older)?));
     Ok(FreeContentsReply { freed: engine.disk.run_slow(deadline, work).await? })
 }

@@ -34,6 +34,10 @@ pub(crate) async fn expose(
             engine.disk.run_slow(deadline, move || store.delete(&[key])).await?;
             return Ok(refused(Refusal::NotNew));
         }
+        // Nobody could hold such a writer back.
+        ExposeRequest { write: true, .. } if engine.dirty.is_full(key) => {
+            return Ok(refused(Refusal::NoRoom));
+        }
         ExposeRequest { write: true, epoch, session, .. } => Access::Write { epoch: *epoch, session: *session },
         _ => Access::Read,
     };

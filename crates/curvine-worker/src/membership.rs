@@ -135,6 +135,10 @@ async fn tell_inventory(engine: &Arc<Engine>, master: &Channel, worker: WorkerId
             let request = ReleaseContentRequest { contents: reply.release.clone() };
             crate::store_object::release(engine, request, deadline).await?;
         }
+        for dirty in &reply.dirty {
+            let content = dirty.content.unwrap_or_default();
+            engine.dirty.note(ContentKey::new(content.inode, content.generation), dirty.mount);
+        }
         let unwanted: Vec<ContentKey> =
             reply.delete.iter().map(|content| ContentKey::new(content.inode, content.generation)).collect();
         if !unwanted.is_empty() {

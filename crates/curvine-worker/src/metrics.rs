@@ -59,6 +59,8 @@ curvine_web::metrics! {
         STORE_SKIPPED: Counter = "curvine_store_skipped_keys_total" ["mount"], "Keys that listings left out, because no name can be like them.";
         STORE_IN_FLIGHT: Gauge = "curvine_store_requests_in_flight" ["mount"], "Requests that wait for the store.";
         STORE_IN_FLIGHT_MAX: Gauge = "curvine_store_requests_in_flight_limit" [], "Its limit for each mount, `worker.ufs_concurrency`.";
+        MOUNT_DIRTY: Gauge = "curvine_mount_dirty_bytes" ["mount"], "Bytes that were written here for a mount and are not in its store yet.";
+        MOUNT_DIRTY_MAX: Gauge = "curvine_mount_dirty_bytes_limit" [], "Its limit for each mount, `worker.dirty_limit`.";
         MOUNT_HITS: Counter = "curvine_mount_hits_total" ["mount"], "As `curvine_worker_hits_total`, of one mount; an empty label: this worker does not know yet whose content it was.";
         MOUNT_MISSES: Counter = "curvine_mount_misses_total" ["mount"], "As `curvine_worker_misses_total`, of one mount.";
         MOUNT_HIT_BYTES: Counter = "curvine_mount_hit_bytes_total" ["mount"], "Bytes of those reads that hit.";
@@ -72,7 +74,8 @@ curvine_web::metrics! {
 type Count = fn(&StoreStats) -> u64;
 
 /// Each counter of a mount with its metric.
-const STORES: [(&Metric, Count); 13] = [
+const STORES: [(&Metric, Count); 14] = [
+    (&MOUNT_DIRTY, |store| store.dirty_bytes),
     (&STORE_REQUESTS, |store| store.requests),
     (&STORE_READ, |store| store.bytes_read),
     (&STORE_WRITTEN, |store| store.bytes_written),
@@ -171,6 +174,7 @@ fn contents(page: &mut Page, engine: &Engine) {
     page.set(&PROMOTIONS, stats.promotions);
     page.set(&DEMOTIONS, stats.demotions);
     page.set(&CHECKSUMS, stats.checksum_errors);
+    page.set(&MOUNT_DIRTY_MAX, engine.dirty.limit());
     for store in &stats.stores {
         let mount = store.label();
         for (metric, value) in STORES {

@@ -48,6 +48,10 @@ pub struct WorkerOptions {
     pub copy_max_size: u64,
     /// Percent of the tiers that such copies may take.
     pub copy_percent: u64,
+    /// Most bytes of one mount that wait for their upload; 0: half of the tiers.
+    pub dirty_limit: u64,
+    /// How long a writer waits for room below that.
+    pub dirty_wait: Duration,
 }
 
 impl Default for WorkerOptions {
@@ -72,6 +76,8 @@ impl Default for WorkerOptions {
             probe_after: Duration::from_secs(30),
             copy_max_size: 1 << 30,
             copy_percent: 30,
+            dirty_limit: 0,
+            dirty_wait: Duration::from_secs(20),
         }
     }
 }
@@ -125,6 +131,8 @@ impl WorkerOptions {
             probe_after: worker.probe_after,
             copy_max_size: worker.copy_max_size,
             copy_percent: worker.copy_percent as u64,
+            dirty_limit: worker.dirty_limit,
+            dirty_wait: worker.dirty_wait,
         })
     }
 }

@@ -70,6 +70,9 @@ impl OfMount {
             miss_bytes: self.miss_bytes.load(Relaxed),
             evictions: self.evictions.load(Relaxed),
             evicted_bytes: self.evicted_bytes.load(Relaxed),
+            // Of what is here now, whoever has the contents adds it.
+            dirty_bytes: 0,
+            dirty_limit: 0,
         }
     }
 }

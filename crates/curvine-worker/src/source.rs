@@ -174,8 +174,15 @@ impl Sources {
     }
 
     /// Has the log remember an upload that has begun.
-    pub async fn note_upload(&self, job: u64, incarnation: u64, upload: &str, deadline: Instant) -> Result<()> {
-        let request = NoteUploadRequest { job, incarnation, upload: upload.to_string() };
+    pub async fn note_upload(
+        &self,
+        job: u64,
+        incarnation: u64,
+        (upload, token): (&str, &str),
+        deadline: Instant,
+    ) -> Result<()> {
+        let (upload, token) = (upload.to_string(), token.to_string());
+        let request = NoteUploadRequest { job, incarnation, upload, token };
         let told = self.master.call(Method::NoteUpload, &request, Body::Empty, self.master_deadline(deadline)).await;
         told.map(|(_, _): (curvine_proto::Empty, _)| ())
     }

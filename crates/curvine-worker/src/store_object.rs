@@ -41,6 +41,8 @@ struct ContentSource {
     /// Whose upload it is, by whose order.
     job: u64,
     incarnation: u64,
+    /// An upload of the same bytes that was interrupted; empty: none.
+    resume: String,
     deadline: Instant,
 }
 
@@ -112,8 +114,13 @@ impl Source for ContentSource {
         Box::pin(self.load(offset, len))
     }
 
+    fn resume(&self) -> Option<&str> {
+        Some(self.resume.as_str()).filter(|upload| !upload.is_empty())
+    }
+
     fn begun<'a>(&'a self, upload: &'a str) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.engine.sources.note_upload(self.job, self.incarnation, upload, self.deadline))
+        let token = self.token.as_str();
+        Box::pin(self.engine.sources.note_upload(self.job, self.incarnation, (upload, token), self.deadline))
     }
 
     fn check<'a>(&'a self) -> BoxFuture<'a, Result<()>> {
@@ -171,6 +178,7 @@ pub(crate) async fn store(
         token: request.token,
         job: request.job,
         incarnation: request.incarnation,
+        resume: request.resume,
         deadline,
     };
     source.still_sealed()?;
@@ -213,6 +221,7 @@ pub(crate) async fn adopt(
     let _turn = engine.orders.turn(0, &target.key.to_string(), deadline).await?;
     let object = engine.sources.object(source, deadline).await?;
     let ufs = engine.sources.mount(object.mount, object.mount_change, deadline).await?;
+    engine.dirty.begin(object.mount, deadline).await?;
     let (store, Target { key, version }, epoch) = (engine.store.clone(), target, request.epoch);
     // Nobody was told of what such an attempt left.
     let begun = move || {
@@ -220,6 +229,7 @@ pub(crate) async fn adopt(
         store.place(key, version, epoch, mtime, &[])
     };
     engine.disk.run_slow(deadline, begun).await?;
+    engine.dirty.note(key, object.mount);
     let size = object.expect.size;
     let mut offset = 0;
     while offset < size {
@@ -236,6 +246,7 @@ pub(crate) async fn adopt(
                 token: String::new(),
                 job: 0,
                 incarnation: 0,
+                resume: String::new(),
                 deadline,
             };
             local.load(offset, len).await?

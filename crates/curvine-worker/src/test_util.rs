@@ -229,7 +229,7 @@ impl Client {
 
     pub async fn place(&self, inode: u64, initial: &[u8]) -> Result<Empty> {
         let mtime = Some(Time::new(1_700_000_000, 0));
-        self.call(Method::Place, &PlaceRequest { content: content(inode, 1), epoch: 1, mtime }, initial).await
+        self.call(Method::Place, &PlaceRequest { content: content(inode, 1), epoch: 1, mtime, mount: 0 }, initial).await
     }
 
     pub async fn write(&self, inode: u64, offset: u64, data: &[u8]) -> Result<WriteReply> {

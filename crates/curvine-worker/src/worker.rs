@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::copies::Copies;
+use crate::dirty::Dirty;
 use crate::disk::DiskPool;
 use crate::engine::{ByteBudget, Engine, Lease};
 use crate::fetch::{Fetcher, RUN_MAX};
@@ -129,6 +130,7 @@ impl Worker {
             failed_tx,
         ));
         worker.spawn(keep_up(worker.service.clone()));
+        worker.spawn(count_dirty(worker.service.clone()));
         Ok(worker)
     }
 
@@ -281,6 +283,11 @@ async fn open_engine(
         .await
         .map_err(|error| Error::new(ErrorKind::Internal, "opening the data directories panicked").caused_by(error))??;
     let store = Arc::new(store);
+    let dirty = match options.dirty_limit {
+        0 => store.tiers().iter().map(|tier| tier.capacity).sum::<u64>() / 2,
+        limit => limit,
+    };
+    let dirty = Dirty::new(dirty, options.dirty_wait);
     let disk = Arc::new(DiskPool::new(options.disk_threads));
     let stats = Arc::new(Stats::default());
     let policy = Policy {
@@ -323,8 +330,21 @@ async fn open_engine(
         orders: Orders::default(),
         pins: Pins::default(),
         uploads,
+        dirty,
         leaving: Default::default(),
     }))
+}
+
+/// What waits for its upload, counted anew again and again.
+async fn count_dirty(service: Arc<WorkerService>) {
+    loop {
+        tokio::time::sleep(crate::dirty::LOOK_EVERY).await;
+        let Some(engine) = service.engine.get().filter(|engine| !engine.dirty.is_empty()) else { continue };
+        let engine = engine.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || engine.dirty.look(&engine.store)).await {
+            tracing::error!(%error, "counting what waits for its upload failed");
+        }
+    }
 }
 
 /// The block store's upkeep, for as long as the worker runs.

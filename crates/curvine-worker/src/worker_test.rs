@@ -417,7 +417,7 @@ async fn items_are_loaded_checked_and_freed_each_with_its_own_result() {
     assert_eq!(damaged.results[0].missing, MIB);
 
     let contents = vec![content(5, 0).unwrap(), content(6, 0).unwrap(), content(77, 0).unwrap()];
-    let free = FreeContentsRequest { contents };
+    let free = FreeContentsRequest { contents, older_ms: 0 };
     let freed: FreeContentsReply = master.call(Method::FreeContents, &free, b"").await.unwrap();
     // As they were charged, in blocks of 4 KiB.
     assert_eq!(freed.freed, 2 * MIB + 2 * 4096);

@@ -10,12 +10,14 @@ mod bench;
 mod fs;
 mod insight;
 mod jobs;
+mod trash;
 mod ufs_mount;
 
 pub use bench::{BenchArgs, BenchCommand, BenchRemoteArgs, BenchShowArgs};
 pub use fs::{FsCommand, GetArgs, LsArgs, PutArgs};
 pub use insight::{QuotaCommand, StatsArgs};
 pub use jobs::{JobCommand, LoadArgs, TreeArgs};
+pub use trash::{TrashCommand, TtlActionName, TtlCommand};
 pub use ufs_mount::UfsMountArgs;
 
 /// Options of every command.
@@ -69,6 +71,7 @@ pub struct Curvine {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum CurvineCommand {
     /// Run a master: names, attributes, placement, sessions
     Master,
@@ -191,6 +194,16 @@ pub enum ToolCommand {
     Quota {
         #[command(subcommand)]
         command: QuotaCommand,
+    },
+    /// How long files, or what is cached of them, live
+    Ttl {
+        #[command(subcommand)]
+        command: TtlCommand,
+    },
+    /// What was removed through mounts of stores, and can be had back
+    Trash {
+        #[command(subcommand)]
+        command: TrashCommand,
     },
     /// Check this machine and its cluster, and say what to do about what is wrong
     ///

@@ -373,11 +373,11 @@ impl Master {
         let peer = crate::play::connect(&address).await;
         let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
         if let Some(data) = data {
-            let place = PlaceRequest { content: Some(content), epoch, mtime: None };
+            let place = PlaceRequest { content: Some(content), epoch, mtime: None, mount: 0 };
             let body = Body::Bytes(data.into());
             let _: (Empty, Bytes) = peer.call(Method::Place, &place, body, deadline).await?;
         } else {
-            let open = OpenContentRequest { content: Some(content), epoch, revoked: 0 };
+            let open = OpenContentRequest { content: Some(content), epoch, revoked: 0, mount: 0 };
             let _: (Empty, Bytes) = peer.call(Method::OpenContent, &open, Body::Empty, deadline).await?;
         }
         let mut state = self.state.lock();

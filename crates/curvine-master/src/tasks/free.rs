@@ -61,7 +61,7 @@ impl Leader {
 
     /// Copies may be anywhere. A worker that is away keeps its own until it needs the room.
     async fn free_contents(&self, contents: Vec<ContentId>) -> Result<u64> {
-        let request = FreeContentsRequest { contents };
+        let request = FreeContentsRequest { contents, older_ms: 0 };
         let deadline = Instant::now() + STEP;
         let asked = self.workers.live().into_iter().map(|worker| {
             let request = &request;

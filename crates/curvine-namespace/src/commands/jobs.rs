@@ -120,6 +120,7 @@ impl State {
             }
             if let Some(upload) = &command.upload {
                 job.upload = upload.clone();
+                job.upload_token = command.upload_token.clone();
             }
             if !command.error.is_empty() {
                 job.attempts = job.attempts.saturating_add(1);

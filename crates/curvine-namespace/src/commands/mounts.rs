@@ -7,6 +7,7 @@ use curvine_types::limits::BLOCK_SIZE_DEFAULT;
 use curvine_types::{ErrorKind, InodeId, Name, ROOT_INODE, Result};
 
 use crate::record::*;
+use crate::stamp::Stamp;
 use crate::state::{State, fail};
 use crate::store::Store;
 
@@ -60,7 +61,8 @@ impl State {
                 .with("path", text(&command.path))
                 .with("url", &mount.url));
         }
-        let record = mount_record(command, settings, mount.change + 1, root);
+        let mut record = mount_record(command, settings, mount.change + 1, root);
+        record.many_removed = mount.many_removed;
         self.mounts.insert(id, Arc::new(record));
         Ok(Outcome { id: id.into(), attr: self.attr(root), ..Outcome::default() })
     }
@@ -83,6 +85,11 @@ impl State {
             )
             .with("have", waiting)
             .with("path", text(&command.path)));
+        }
+        if self.has_trash(id) && !command.force {
+            let message =
+                "the mount has a trash; empty it (cv trash empty), or unmount with --force and leave it in the store";
+            return Err(fail(ErrorKind::Busy, message).with("path", text(&command.path)));
         }
 
         self.mounts.remove(&id);
@@ -149,6 +156,13 @@ fn complete_settings(mut settings: UfsMountSettings) -> Result<UfsMountSettings>
         return Err(fail(ErrorKind::InvalidArgument, "the write type is cache_mode or fs_mode")
             .with("have", &settings.write_type));
     }
+    if settings.write_type == "fs_mode" {
+        if settings.read_only || settings.read_verify {
+            let message = "in fs_mode Curvine is the authority: it is written, and not compared with its store";
+            return Err(fail(ErrorKind::InvalidArgument, message));
+        }
+        settings.write_back = true;
+    }
     Ok(settings)
 }
 
@@ -160,6 +174,7 @@ fn mount_record(command: &MountUfs, settings: UfsMountSettings, change: u64, roo
         settings,
         change,
         root,
+        many_removed: Stamp::default(),
     }
 }
 

@@ -193,6 +193,9 @@ impl State {
         let inode = self.inode(found.id)?;
         check_removable(found.id, &inode, command.directory)?;
 
+        if command.trash {
+            self.note_trash(found.id, &inode)?;
+        }
         self.remove_name(command.parent, dir.content, found, inode.is_dir());
         let target = self.drop_link(found.id, &command.holders);
         Ok(Outcome {

@@ -48,11 +48,13 @@ impl State {
                 self.remove_observed(&observed, found);
             }
         }
+        let entries: Vec<&UfsEntry> =
+            command.entries.iter().filter(|entry| !self.is_in_trash(&observed.place, entry)).collect();
         let directories: HashSet<&[u8]> =
-            command.entries.iter().filter(|entry| entry.directory).map(|entry| &*entry.name).collect();
+            entries.iter().filter(|entry| entry.directory).map(|entry| &*entry.name).collect();
         // A part of a longer listing may show the object `a` whose directory `a/` comes in the next part.
         let sees_whole_names = command.complete || command.entries.len() == 1;
-        for entry in &command.entries {
+        for entry in entries {
             let Ok(name) = Name::new(&entry.name) else { continue };
             if entry.directory || !directories.contains(name.as_bytes()) {
                 self.observe_entry(&observed, &name, entry, sees_whole_names);
@@ -191,7 +193,7 @@ impl State {
 }
 
 /// With etags on both sides they decide, else size and time: a listing may say less than a look at one object.
-fn is_same_version(known: &UfsObject, seen: &UfsObject) -> bool {
+pub(super) fn is_same_version(known: &UfsObject, seen: &UfsObject) -> bool {
     let by_etag = !known.etag.is_empty() && !seen.etag.is_empty();
     known.size == seen.size && if by_etag { known.etag == seen.etag } else { known.mtime == seen.mtime }
 }
@@ -208,7 +210,7 @@ pub(super) fn object(mount: u32, key: String, entry: &UfsEntry) -> UfsObject {
 }
 
 /// The key as stored; of a directory it ends in '/'.
-fn stored_key(prefix: &str, name: &Name, entry: &UfsEntry) -> String {
+pub(super) fn stored_key(prefix: &str, name: &Name, entry: &UfsEntry) -> String {
     let mut key = if entry.key.is_empty() { format!("{prefix}{name}") } else { entry.key.clone() };
     if entry.directory && !key.ends_with('/') {
         key.push('/');

@@ -32,6 +32,7 @@ impl State {
     pub(super) fn bind_made(&mut self, id: InodeId, kind: FileKind, mount: MountId, key: String) {
         if kind == FileKind::Directory {
             let stored = self.next_store();
+            self.forget_trash_at(mount, &key);
             self.ufs_dirs.insert(id, UfsDirectory { mount, prefix: key.into(), complete_at: None, stored });
         } else {
             self.begin_upload(id, mount, key, None);
@@ -155,7 +156,7 @@ impl State {
     }
 
     /// What the store has for a file, as far as is known here.
-    fn in_store(&self, id: InodeId) -> Option<UfsEntry> {
+    pub(super) fn in_store(&self, id: InodeId) -> Option<UfsEntry> {
         match self.store.placed(id).as_deref() {
             Some(Placed::Ufs(object)) => Some(entry_of(object)),
             _ => self.upload_of(id).and_then(|job| job.base.clone()),
@@ -187,6 +188,7 @@ impl State {
             Moved::Directory(prefix) => {
                 let stored = self.next_store();
                 let Some(known) = self.ufs_dirs.get(&id).cloned() else { return };
+                self.forget_trash_at(known.mount, &prefix);
                 let place = UfsDirectory { prefix: prefix.into(), complete_at: None, stored, ..known };
                 self.ufs_dirs.insert(id, place);
                 let Some(dir) = self.store.inode(id) else { return };

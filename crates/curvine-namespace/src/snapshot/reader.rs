@@ -91,6 +91,8 @@ pub(super) fn take_record(
                 next_job: form.next_job.max(1),
                 stores: form.stores,
                 pins_change: form.pins_change,
+                // Of a version without trash.
+                next_trash: form.next_trash.max(1),
                 tally: state.meta.tally,
             };
             true
@@ -115,6 +117,7 @@ pub(super) fn take_record(
                 settings: form.settings.unwrap_or_default(),
                 change: form.change,
                 root: form.root,
+                many_removed: Stamp::from_bits(form.many_removed),
             };
             state.mounts.insert(form.id, Arc::new(mount)).is_none()
         }
@@ -180,6 +183,20 @@ pub(super) fn take_record(
                 return Err(input.corrupt("a job of another number"));
             }
             state.insert_job(job)
+        }
+        Section::Ttls => {
+            let TtlForm { inode, millis, delete } = input.record(rest)?;
+            state.ttls.insert(inode, Ttl { millis, delete }).is_none()
+        }
+        Section::Trash => {
+            let form: TrashForm = input.record(rest)?;
+            let entry = curvine_proto::TrashEntry::decode(&form.entry[..]);
+            let entry =
+                entry.map_err(|error| input.corrupt("an entry of the trash cannot be read").caused_by(error))?;
+            if entry.id != form.id {
+                return Err(input.corrupt("an entry of the trash of another number"));
+            }
+            state.insert_trash(entry)
         }
         Section::Pins => {
             let form: PinForm = input.record(rest)?;

@@ -30,6 +30,7 @@ forms! {
         next_job: u64 = 9 uint64,
         stores: u64 = 10 uint64,
         pins_change: u64 = 170 uint64,
+        next_trash: u64 = 430 uint64,
     }
     WorkerForm {
         id: u64 = 1 uint64,
@@ -96,6 +97,9 @@ forms! {
     }
     /// `job` is an encoded `Job` of log.proto.
     JobForm { id: u64 = 1 uint64, job: Vec<u8> = 2 bytes, }
+    TtlForm { inode: u64 = 1 uint64, millis: u64 = 2 uint64, delete: bool = 3 bool, }
+    /// An encoded `TrashEntry`.
+    TrashForm { id: u64 = 1 uint64, entry: Vec<u8> = 2 bytes, }
 }
 
 /// `spent` holds pairs: first and last number of each range.
@@ -137,6 +141,8 @@ pub struct MountForm {
     pub change: u64,
     #[prost(uint64, tag = "7")]
     pub root: u64,
+    #[prost(fixed64, tag = "430")]
+    pub many_removed: u64,
 }
 
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]

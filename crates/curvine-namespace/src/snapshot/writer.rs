@@ -49,6 +49,7 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
         next_job: meta.next_job,
         stores: meta.stores,
         pins_change: meta.pins_change,
+        next_trash: meta.next_trash,
     };
     blocks.put(Section::Meta, &form)?;
     for (id, session) in state.sessions.iter() {
@@ -88,6 +89,7 @@ fn write_cluster(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
             settings: Some(mount.settings.clone()),
             change: mount.change,
             root: mount.root,
+            many_removed: mount.many_removed.to_bits(),
         };
         blocks.put(Section::Mounts, &form)?;
     }
@@ -161,6 +163,12 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     }
     for (inode, ()) in state.pins.iter() {
         blocks.put(Section::Pins, &PinForm { inode: *inode })?;
+    }
+    for (id, entry) in state.trash.iter() {
+        blocks.put(Section::Trash, &TrashForm { id: *id, entry: entry.encode_to_vec() })?;
+    }
+    for (inode, ttl) in state.ttls.iter() {
+        blocks.put(Section::Ttls, &TtlForm { inode: *inode, millis: ttl.millis, delete: ttl.delete })?;
     }
     Ok(())
 }

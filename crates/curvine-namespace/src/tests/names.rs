@@ -197,7 +197,14 @@ fn a_removed_directory_takes_no_names() {
     let file = d.make(ROOT, "file");
     d.ok(
         0,
-        Body::Unlink(Unlink { parent: ROOT, name: "dir".into(), directory: true, inode: dir, holders: vec![session] }),
+        Body::Unlink(Unlink {
+            parent: ROOT,
+            name: "dir".into(),
+            directory: true,
+            inode: dir,
+            holders: vec![session],
+            trash: false,
+        }),
     );
     assert_eq!(d.attr(dir).nlink, 0);
     assert_eq!(d.path(dir), None);

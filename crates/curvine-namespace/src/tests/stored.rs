@@ -172,8 +172,14 @@ fn a_dirty_file_without_a_name_is_no_longer_of_its_mount() {
     let (mut d, root, session, _) = mounted();
     let f = d.make(root, "f");
     d.ok(0, write(f, 0, b"kept"));
-    let body =
-        Body::Unlink(Unlink { parent: root, name: "f".into(), inode: f, holders: vec![session], directory: false });
+    let body = Body::Unlink(Unlink {
+        parent: root,
+        name: "f".into(),
+        inode: f,
+        holders: vec![session],
+        directory: false,
+        trash: false,
+    });
     d.ok(0, body);
     assert_eq!((d.attr(f).mount, d.attr(f).nlink, d.ns.counts().jobs), (0, 0, 0));
     d.ok(0, write(f, 4, b" on"));
@@ -241,7 +247,7 @@ fn a_mount_with_files_that_wait_is_taken_off_by_force_only() {
     let (mut d, root, ..) = mounted();
     let f = d.make(root, "f");
     let job = d.ns.upload_of(f).unwrap().id;
-    let failed = SetJob { job, state: JobState::Failed as i32, error: "denied".into(), upload: None };
+    let failed = SetJob { job, state: JobState::Failed as i32, error: "denied".into(), ..Default::default() };
     d.ok(0, Body::SetJob(failed.clone()));
     let job = d.ns.upload_of(f).unwrap();
     assert_eq!((job.attempts, job.error.as_str()), (1, "denied"));

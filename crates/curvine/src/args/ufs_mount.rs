@@ -32,7 +32,8 @@ pub struct UfsMountArgs {
     /// As --check, and print what would be mounted
     #[arg(long)]
     pub dry_run: bool,
-    /// Who is the authority: cache_mode, the store (the default)
+    /// Who is the authority: cache_mode, the store (the default); fs_mode, Curvine: the store is looked into once, and gets a copy of
+    /// what is written some moments later
     #[arg(long, value_name = "MODE")]
     pub write_type: Option<String>,
     /// When a written file is in its store: through, when close returns (the default); back, some moments later
@@ -44,6 +45,13 @@ pub struct UfsMountArgs {
     /// How long a look into the store is believed, such as 30s; 0: not at all; 10s unless given
     #[arg(long, value_name = "DURATION")]
     pub ttl: Option<String>,
+    /// What is kept of objects that are removed through the mount: off, nothing; all; or a number: all of what is removed close
+    /// together, if it is more than so many objects; 100 unless given
+    #[arg(long, value_name = "WHAT")]
+    pub trash: Option<String>,
+    /// How long it is kept, such as 7d; 24h unless given
+    #[arg(long, value_name = "DURATION")]
+    pub trash_retention: Option<String>,
     /// Compare size, time or etag with the store when a file is opened
     #[arg(long)]
     pub read_verify_ufs: bool,

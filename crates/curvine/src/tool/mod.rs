@@ -20,6 +20,8 @@ mod report;
 mod stat;
 mod stats;
 mod store_report;
+mod trash;
+mod ttl;
 pub mod walk;
 
 use std::process::ExitCode;
@@ -139,6 +141,8 @@ async fn command(context: &Context, task: Task) -> Result<ExitCode> {
         Task::Tool(ToolCommand::Pin { paths }) => pins::set(context, &paths, false).await,
         Task::Tool(ToolCommand::Unpin { paths }) => pins::set(context, &paths, true).await,
         Task::Tool(ToolCommand::Pins) => pins::list(context).await,
+        Task::Tool(ToolCommand::Ttl { command }) => ttl::run(context, command).await,
+        Task::Tool(ToolCommand::Trash { command }) => trash::run(context, command).await,
         Task::Tool(ToolCommand::Quota { command }) => quota::run(context, command).await,
         Task::Tool(ToolCommand::Stat { path }) => stat::run(context, &path).await,
         Task::Tool(ToolCommand::Node { command: Some(command), .. }) => node::change(context, command).await,

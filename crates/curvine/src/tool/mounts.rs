@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use curvine_client::FileSystem;
-use curvine_proto::{MountInfo, MountUfs, UfsMountSettings};
+use curvine_proto::{MountInfo, MountUfs, TrashMode, UfsMountSettings};
+use curvine_types::limits::{STORE_TTL_DEFAULT_MS, TRASH_OVER_DEFAULT, TRASH_OVER_MAX, TRASH_RETENTION_DEFAULT_MS};
 use curvine_types::units::{parse_duration, parse_size};
 use curvine_types::{Error, ErrorKind, Result, Secret};
 use serde_json::{Value, json};
@@ -14,9 +15,6 @@ use super::Context;
 use super::output::{say, say_json, table as draw};
 use super::path::{clean, mode};
 use crate::args::UfsMountArgs;
-
-/// How long a look into a store is believed unless the mount says otherwise.
-const TTL_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Prints the mount table.
 pub async fn table(context: &Context) -> Result<ExitCode> {
@@ -59,6 +57,12 @@ fn mount_json(mount: &MountInfo) -> Value {
         "dir_mode": format!("{:04o}", settings.dir_mode),
         "ttl_ms": settings.ttl_ms,
         "block_size": settings.block_size,
+        "trash": match settings.trash() {
+            TrashMode::Off => json!("off"),
+            TrashMode::All => json!("all"),
+            TrashMode::Many => json!(settings.trash_over),
+        },
+        "trash_retention_ms": settings.trash_retention_ms,
     })
 }
 
@@ -190,9 +194,11 @@ pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
     let base = UfsMountSettings {
         file_mode: 0o644,
         dir_mode: 0o755,
-        ttl_ms: TTL_DEFAULT.as_millis() as u64,
+        ttl_ms: STORE_TTL_DEFAULT_MS,
         block_size,
         write_type: "cache_mode".to_string(),
+        trash_over: TRASH_OVER_DEFAULT,
+        trash_retention_ms: TRASH_RETENTION_DEFAULT_MS,
         ..UfsMountSettings::default()
     };
     Ok(MountUfs {
@@ -218,14 +224,20 @@ fn options(arguments: &UfsMountArgs) -> Result<Options> {
 fn settings(arguments: &UfsMountArgs, base: UfsMountSettings) -> Result<UfsMountSettings> {
     let mut settings = base;
     let wrong = |message, have: &str| Err(Error::new(ErrorKind::Config, message).with("have", have));
-    if let Some(write_type) = arguments.write_type.as_deref().filter(|mode| *mode != "cache_mode") {
-        let message = "this version mounts under file systems in cache_mode only";
-        return Err(Error::new(ErrorKind::NotSupported, message).with("write_type", write_type));
+    match arguments.write_type.as_deref() {
+        None => {}
+        Some(mode @ ("cache_mode" | "fs_mode")) => settings.write_type = mode.to_string(),
+        Some(other) => return wrong("--write-type is cache_mode or fs_mode", other),
+    }
+    if settings.write_type == "fs_mode" {
+        check_fs_mode(arguments)?;
     }
     if let Some(ttl) = &arguments.ttl {
         let ttl = if ttl == "0" { Duration::ZERO } else { parse_duration(ttl)? };
-        settings.ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        // 0 would mean the default.
+        settings.ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1);
     }
+    set_trash(arguments, &mut settings)?;
     settings.uid = arguments.uid.unwrap_or(settings.uid);
     settings.gid = arguments.gid.unwrap_or(settings.gid);
     if let Some(bits) = &arguments.file_mode {
@@ -250,7 +262,46 @@ fn settings(arguments: &UfsMountArgs, base: UfsMountSettings) -> Result<UfsMount
         Some("back") => settings.write_back = true,
         Some(other) => return wrong("--write is through or back", other),
     }
+    settings.write_back |= settings.write_type == "fs_mode";
     Ok(settings)
+}
+
+/// What makes no sense where Curvine is the authority.
+fn check_fs_mode(arguments: &UfsMountArgs) -> Result<()> {
+    let problem = if arguments.ttl.is_some() {
+        "in fs_mode Curvine is the authority and does not look into the store again; leave --ttl away, and see cv mount resync"
+    } else if arguments.write.as_deref() == Some("through") {
+        "in fs_mode Curvine is the authority and the store gets its copy later; leave --write through away, or use cache_mode"
+    } else if matches!(arguments.access_mode.as_deref(), Some("read_only" | "ro")) {
+        "in fs_mode Curvine is the authority, which makes no sense for a tree that nobody may change; use cache_mode"
+    } else if arguments.read_verify_ufs {
+        "in fs_mode Curvine is the authority and nothing is compared with the store at open; leave --read-verify-ufs away"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::NotSupported, problem))
+}
+
+fn set_trash(arguments: &UfsMountArgs, settings: &mut UfsMountSettings) -> Result<()> {
+    match arguments.trash.as_deref() {
+        None => {}
+        Some("off") => settings.set_trash(TrashMode::Off),
+        Some("all") => settings.set_trash(TrashMode::All),
+        Some(number) => {
+            settings.trash_over =
+                number.parse().ok().filter(|over| (1..=TRASH_OVER_MAX).contains(over)).ok_or_else(|| {
+                    Error::new(ErrorKind::Config, "--trash is off, all, or a number of objects")
+                        .with("have", number)
+                        .with("limit", TRASH_OVER_MAX)
+                })?;
+            settings.set_trash(TrashMode::Many);
+        }
+    }
+    if let Some(retention) = &arguments.trash_retention {
+        // 0 would mean the default.
+        settings.trash_retention_ms = u64::try_from(parse_duration(retention)?.as_millis()).unwrap_or(u64::MAX).max(1);
+    }
+    Ok(())
 }
 
 /// `key=value`, or `key=@file`, whose content is the value.
@@ -309,7 +360,16 @@ mod tests {
         assert!(request(&arguments(&["colour=red"]), 1 << 20).unwrap_err().to_string().contains("endpoint_url"));
         let error = request(&arguments(&["AKIA-not-a-pair"]), 1 << 20).unwrap_err().to_string();
         assert!(!error.contains("AKIA"), "{error}");
-        assert!(request(&UfsMountArgs { write_type: Some("fs_mode".into()), ..arguments(&[]) }, 1).is_err());
+        let own = UfsMountArgs { write_type: Some("fs_mode".into()), ttl: None, ..arguments(&[]) };
+        let settings = request(&own, 1).unwrap().settings.unwrap();
+        assert_eq!((settings.write_type.as_str(), settings.write_back), ("fs_mode", true));
+        let refused = |arguments| request(&arguments, 1).unwrap_err().to_string().contains("fs_mode");
+        let own = || UfsMountArgs { write_type: Some("fs_mode".into()), ttl: None, ..arguments(&[]) };
+        assert!(refused(UfsMountArgs { ttl: Some("1s".into()), ..own() }));
+        assert!(refused(UfsMountArgs { write: Some("through".into()), ..own() }));
+        assert!(refused(UfsMountArgs { access_mode: Some("ro".into()), ..own() }));
+        assert!(refused(UfsMountArgs { read_verify_ufs: true, ..own() }));
+        assert!(refused(UfsMountArgs { write_type: Some("other_mode".into()), ..own() }));
         assert!(request(&UfsMountArgs { path: Some("data".into()), ..arguments(&[]) }, 1).is_err());
     }
 }

@@ -54,11 +54,15 @@ pub async fn run(context: &Context, typed: &str) -> Result<ExitCode> {
         .map(|(worker, map)| Held { worker, info: infos.iter().find(|info| info.id == worker).cloned(), map })
         .collect();
     let missing = missing(&layout, &held);
+    let ttl = context.fs.ttls(subject.inode).await?.into_iter().next();
     if context.json {
-        say_json(&as_json(&subject, &attr, &layout, &reply, &held, missing.as_deref()))?;
+        let mut value = as_json(&subject, &attr, &layout, &reply, &held, missing.as_deref());
+        value["ttl"] = ttl.as_ref().map_or(Value::Null, super::ttl::as_json);
+        say_json(&value)?;
     } else {
         let mut lines = vec![subject.shown.clone()];
         lines.extend(lines_of(&subject, &attr, &layout, &reply, &held));
+        lines.extend(ttl.iter().map(|ttl| format!("  ttl         {}", super::ttl::text(ttl))));
         lines.push(verdict(&layout, &held, missing.as_deref()));
         say(&lines.join("\n"))?;
     }

@@ -113,6 +113,8 @@ fn since(now: &WorkerStats, before: &WorkerStats) -> WorkerStats {
             miss_bytes: grown(store.miss_bytes, earlier.miss_bytes),
             evictions: grown(store.evictions, earlier.evictions),
             evicted_bytes: grown(store.evicted_bytes, earlier.evicted_bytes),
+            dirty_bytes: store.dirty_bytes,
+            dirty_limit: store.dirty_limit,
         }
     };
     WorkerStats {
@@ -216,6 +218,8 @@ fn store_json(store: &StoreStats) -> Value {
         "miss_bytes": store.miss_bytes,
         "evictions": store.evictions,
         "evicted_bytes": store.evicted_bytes,
+        "dirty_bytes": store.dirty_bytes,
+        "dirty_limit": store.dirty_limit,
     })
 }
 

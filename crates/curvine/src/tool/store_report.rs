@@ -39,7 +39,7 @@ fn line(name: &str, store: &StoreStats) -> String {
     let reads = store.hits + store.misses;
     let share = (store.hits * 100).checked_div(reads).map_or(String::new(), |share| format!(" ({share}%)"));
     format!(
-        "  {name}: {} hits{share}, {} misses, {} evictions of {}; store: {} requests, {} waiting, {} errors, {} retries, {} read, {} written",
+        "  {name}: {} hits{share}, {} misses, {} evictions of {}; store: {} requests, {} waiting, {} errors, {} retries, {} read, {} written, {} to be written",
         store.hits,
         store.misses,
         store.evictions,
@@ -50,6 +50,7 @@ fn line(name: &str, store: &StoreStats) -> String {
         store.retries,
         format_size(store.bytes_read),
         format_size(store.bytes_written),
+        format_size(store.dirty_bytes),
     )
 }
 
