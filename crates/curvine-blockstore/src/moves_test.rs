@@ -37,6 +37,19 @@ fn used(store: &BlockStore) -> Vec<u64> {
 const TWO: [(TierKind, Option<u64>); 2] = [(TierKind::Mem, Some(8 * MIB)), (TierKind::Ssd, Some(64 * MIB))];
 
 #[test]
+fn copies_fill_all_tiers_before_any_makes_way() {
+    let bench = Bench::new(&TWO);
+    let store = bench.open();
+    for inode in 1..=40 {
+        fill(&store, inode, 1);
+    }
+    assert_eq!((used(&store), store.gauges().evictions), (vec![8 * MIB, 32 * MIB], 0));
+    for inode in 1..=40 {
+        assert!(read_all(&store, copy(inode), 0).unwrap() == bytes(inode, 1));
+    }
+}
+
+#[test]
 fn what_is_read_often_moves_to_a_faster_tier_with_room_and_keeps_its_bytes() {
     let bench = Bench::new(&TWO);
     let mut store = bench.open();

@@ -396,19 +396,16 @@ impl BlockStore {
                 kinds.push(tier.config.kind);
             }
         }
-        // A clean copy may count on evictions, but one that would fill most of a tier belongs on a larger one.
-        let fits = |(_, capacity, available): &&(usize, u64, u64)| {
-            *available >= need || (!authoritative && need <= *capacity / 2)
-        };
-        kinds
-            .iter()
-            .find_map(|kind| {
-                rooms
-                    .iter()
-                    .filter(|(number, ..)| self.tiers[*number].config.kind == *kind)
-                    .filter(fits)
-                    .max_by_key(|(_, _, available)| *available)
+        let first = |fits: &dyn Fn(&(usize, u64, u64)) -> bool| {
+            kinds.iter().find_map(|kind| {
+                let of_kind = rooms.iter().filter(|(number, ..)| self.tiers[*number].config.kind == *kind);
+                of_kind.filter(|room| fits(room)).max_by_key(|(_, _, available)| *available)
             })
+        };
+        // Nothing makes way for a clean copy while another tier has room. Then one may count on evictions, but what would fill most
+        // of a tier belongs on a larger one.
+        first(&|(_, _, available)| *available >= need)
+            .or_else(|| first(&|(_, capacity, _)| !authoritative && need <= *capacity / 2))
             .or_else(|| rooms.iter().max_by_key(|(_, capacity, available)| (*available, *capacity)))
             .map(|(number, ..)| *number)
             .ok_or_else(|| Error::new(ErrorKind::Io, "no tier directory is in service"))

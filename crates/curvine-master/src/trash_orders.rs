@@ -1,11 +1,13 @@
 //! What an operator asks of the trash: a list, names given back, room.
 
+use std::collections::HashMap;
+
 use curvine_proto::{
     ChangeTrashReply, ChangeTrashRequest, EditTrash, ListTrashReply, ListTrashRequest, MountInfo, StoreChangeKind,
     TaskFailure, TrashEntry, TrashInfo,
 };
 use curvine_types::limits::TRASH_EDITS_MAX;
-use curvine_types::{Error, ErrorKind, Result};
+use curvine_types::{Error, ErrorKind, MountId, Result};
 use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;
@@ -23,7 +25,7 @@ const PAGE_MAX: usize = 1000;
 const AT_ONCE: usize = 16;
 
 fn path_of(mount: &MountInfo, entry: &TrashEntry) -> Vec<u8> {
-    let mut path = mount.path.trim_ascii_end().to_vec();
+    let mut path = mount.path.to_vec();
     if !path.ends_with(b"/") {
         path.push(b'/');
     }
@@ -47,6 +49,7 @@ impl Leader {
         self.sessions.check(request.session)?;
         const STEP: usize = 500;
         let limit = (request.limit as usize).clamp(1, PAGE_MAX);
+        let mut mounts: HashMap<MountId, Option<MountInfo>> = HashMap::new();
         let mut reply = ListTrashReply { after: request.after, ..ListTrashReply::default() };
         for _ in 0..LOOKED_AT / STEP {
             let state = self.replica.state().read();
@@ -56,8 +59,9 @@ impl Leader {
                     return Ok(reply);
                 }
                 reply.after = entry.id;
-                let Some(mount) = state.0.mount(entry.mount) else { continue };
-                let path = path_of(&mount, &entry);
+                let mount = mounts.entry(entry.mount).or_insert_with(|| state.0.mount(entry.mount));
+                let Some(mount) = mount else { continue };
+                let path = path_of(mount, &entry);
                 if !is_below(&path, &request.path) {
                     continue;
                 }
@@ -67,7 +71,7 @@ impl Leader {
                     size: entry.object.as_ref().map_or(0, |object| object.size),
                     directory: entry.directory(),
                     removed: entry.removed,
-                    until: Some(until_of(&mount, &entry)),
+                    until: Some(until_of(mount, &entry)),
                     held: entry.held,
                 });
             }

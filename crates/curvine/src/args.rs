@@ -146,7 +146,7 @@ pub enum ToolCommand {
     Umount {
         /// Path of Curvine, as the mount table shows it
         path: String,
-        /// Also while files wait to be uploaded: what is only in Curvine is lost
+        /// Also while files wait to be uploaded: what is only in Curvine is lost. What is in the trash stays in the store
         #[arg(long)]
         force: bool,
     },

@@ -38,6 +38,11 @@ fn path_of(mount: &MountInfo) -> String {
     String::from_utf8_lossy(&mount.path).into_owned()
 }
 
+/// What a setting says; 0: the default.
+fn or(setting: u64, default: u64) -> u64 {
+    if setting == 0 { default } else { setting }
+}
+
 /// Secrets come as nothing but the fact that there are some.
 fn mount_json(mount: &MountInfo) -> Value {
     let settings = mount.settings.clone().unwrap_or_default();
@@ -55,14 +60,14 @@ fn mount_json(mount: &MountInfo) -> Value {
         "gid": settings.gid,
         "file_mode": format!("{:04o}", settings.file_mode),
         "dir_mode": format!("{:04o}", settings.dir_mode),
-        "ttl_ms": settings.ttl_ms,
+        "ttl_ms": or(settings.ttl_ms, STORE_TTL_DEFAULT_MS),
         "block_size": settings.block_size,
         "trash": match settings.trash() {
             TrashMode::Off => json!("off"),
             TrashMode::All => json!("all"),
-            TrashMode::Many => json!(settings.trash_over),
+            TrashMode::Many => json!(or(settings.trash_over.into(), TRASH_OVER_DEFAULT.into())),
         },
-        "trash_retention_ms": settings.trash_retention_ms,
+        "trash_retention_ms": or(settings.trash_retention_ms, TRASH_RETENTION_DEFAULT_MS),
     })
 }
 
@@ -360,16 +365,23 @@ mod tests {
         assert!(request(&arguments(&["colour=red"]), 1 << 20).unwrap_err().to_string().contains("endpoint_url"));
         let error = request(&arguments(&["AKIA-not-a-pair"]), 1 << 20).unwrap_err().to_string();
         assert!(!error.contains("AKIA"), "{error}");
-        let own = UfsMountArgs { write_type: Some("fs_mode".into()), ttl: None, ..arguments(&[]) };
-        let settings = request(&own, 1).unwrap().settings.unwrap();
+        let store = ["s3.endpoint_url=http://x:9000", "s3.credentials.access=a", "s3.credentials.secret=b"];
+        let own = || UfsMountArgs { write_type: Some("fs_mode".into()), ttl: None, ..arguments(&store) };
+        let settings = request(&own(), 1).unwrap().settings.unwrap();
         assert_eq!((settings.write_type.as_str(), settings.write_back), ("fs_mode", true));
         let refused = |arguments| request(&arguments, 1).unwrap_err().to_string().contains("fs_mode");
-        let own = || UfsMountArgs { write_type: Some("fs_mode".into()), ttl: None, ..arguments(&[]) };
         assert!(refused(UfsMountArgs { ttl: Some("1s".into()), ..own() }));
         assert!(refused(UfsMountArgs { write: Some("through".into()), ..own() }));
         assert!(refused(UfsMountArgs { access_mode: Some("ro".into()), ..own() }));
         assert!(refused(UfsMountArgs { read_verify_ufs: true, ..own() }));
         assert!(refused(UfsMountArgs { write_type: Some("other_mode".into()), ..own() }));
+        let kept = |trash: &str| {
+            let typed = UfsMountArgs { trash: Some(trash.into()), ..own() };
+            request(&typed, 1).map(|request| request.settings.unwrap_or_default().trash())
+        };
+        assert_eq!((kept("off").unwrap(), kept("all").unwrap()), (TrashMode::Off, TrashMode::All));
+        assert_eq!(kept("7").unwrap(), TrashMode::Many);
+        assert!(kept("0").is_err() && kept("some").is_err());
         assert!(request(&UfsMountArgs { path: Some("data".into()), ..arguments(&[]) }, 1).is_err());
     }
 }
