@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use curvine_proto::FileKind;
+use curvine_proto::{FileKind, TrashEntry};
 use curvine_types::{Cookie, InodeId, ROOT_INODE};
 
 use crate::label::Label;
@@ -37,6 +37,7 @@ impl State {
         self.repair_links();
         self.repair_sums();
         self.repair_quotas();
+        self.repair_trash(lossy, &mut notes);
         notes
     }
 
@@ -369,6 +370,24 @@ impl State {
             } else {
                 self.quotas.remove(&id);
             }
+        }
+    }
+
+    /// Nothing is deleted on the word of an entry that may be out of date: a restoration of it may be among what is lost.
+    fn repair_trash(&mut self, lossy: bool, notes: &mut Vec<String>) {
+        let entries: Vec<TrashEntry> = self.trash.iter().map(|(_, entry)| TrashEntry::clone(entry)).collect();
+        self.trash = Tree::default();
+        self.trash_keys = Tree::default();
+        self.trash_order = Tree::default();
+        if lossy && !entries.is_empty() {
+            notes.push(format!(
+                "{} removed objects of stores are not in the trash any more, but files again",
+                entries.len()
+            ));
+            return;
+        }
+        for entry in entries.into_iter().filter(|entry| entry.id < u64::MAX) {
+            self.insert_trash(entry);
         }
     }
 

@@ -253,6 +253,9 @@ fn a_store_is_mounted_loaded_and_taken_off() {
     cluster.cv(&format!("fs put {} /store/sub/new.bin", local.display())).ok();
     assert_eq!(std::fs::read(cluster.path("store/sub/new.bin")).unwrap(), content(100_000));
     cluster.cv("fs rm /store/sub/new.bin").ok();
+    let trash = cluster.cv("trash list /store/sub --json").json();
+    assert_eq!(trash["trash"][0]["path"].as_str(), Some("/store/sub/new.bin"), "{trash}");
+    cluster.cv("trash empty /store").ok();
     assert!(!cluster.path("store/sub/new.bin").exists());
 
     // Mounted anew, the store is seen as it is now.

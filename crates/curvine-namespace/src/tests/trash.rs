@@ -93,3 +93,16 @@ fn what_is_held_is_kept_when_it_was_one_of_many_and_what_moves_leaves_its_key() 
     edit(&mut d, EditTrash { forget: held.iter().map(|entry| entry.id).collect(), ..Default::default() });
     assert_eq!(d.ns.counts().trash, 0);
 }
+
+#[test]
+fn after_a_loss_nothing_is_deleted_on_the_word_of_the_trash() {
+    let (mut d, root) = mounted(TrashMode::All);
+    observe(&mut d, root, vec![seen("a", "1", false)]);
+    remove(&mut d, root, "a", false);
+    assert_eq!((d.ns.repair(false).len(), d.ns.counts().trash), (0, 1));
+    let notes = d.ns.repair(true);
+    assert!(notes.iter().any(|note| note.contains("1 removed objects")), "{notes:?}");
+    d.ns.check().unwrap();
+    observe(&mut d, root, vec![seen("a", "1", false)]);
+    assert!(d.lookup(root, "a").is_some());
+}
