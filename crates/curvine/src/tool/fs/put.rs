@@ -109,11 +109,13 @@ async fn copy(context: &Context, local: &Path, path: &str, force: bool) -> Resul
         Ok(()) => fs.fsync(&handle, false).await,
         failed => failed,
     };
+    // As a close does: of a file whose store fails nothing is lost, it is uploaded later.
+    let stored = if outcome.is_ok() { fs.flush(&handle).await } else { Ok(()) };
     fs.release(handle);
     if outcome.is_err() && made {
         discard(context, parent.attr.inode, &name, path).await;
     }
-    outcome
+    outcome.and(stored)
 }
 
 async fn discard(context: &Context, parent: u64, name: &Name, path: &str) {
