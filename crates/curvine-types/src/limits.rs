@@ -51,7 +51,7 @@ pub const TASK_FAILURES_MAX: usize = 100;
 /// How long a look into an under file system is believed, in milliseconds, unless its mount says otherwise.
 pub const STORE_TTL_DEFAULT_MS: u64 = 10_000;
 /// Removals of one mount that are that close together are one, in milliseconds.
-pub const TRASH_WINDOW_MS: u64 = 10_000;
+pub const TRASH_WINDOW_MS: u64 = 3_000;
 /// How many objects such a removal may take for good unless the mount says otherwise.
 pub const TRASH_OVER_DEFAULT: u32 = 100;
 /// The most that a mount may say there.
