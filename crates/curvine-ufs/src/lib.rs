@@ -3,23 +3,31 @@
 //! Always: keys are relative to the URL that the file system was opened with; a directory's key ends in `/` (the root's is
 //! empty); no error and no log line holds a credential.
 
+mod checked_transport;
 mod counters;
 mod cursors;
 mod diagnosis;
 mod error;
+#[cfg(feature = "hdfs")]
+mod hdfs;
+mod http_client;
+mod kinds;
 mod limit;
 mod local;
 mod local_survey;
 mod local_write;
 mod metered;
+mod object_store;
+mod objects;
+mod objects_change;
 mod options;
+mod pages;
 mod policy;
 mod retry;
 mod s3;
 mod s3_multipart;
-mod s3_pages;
-mod s3_transport;
 mod s3_write;
+mod services;
 mod source;
 mod survey;
 mod timeout;
@@ -135,20 +143,55 @@ pub fn open_with(
     secrets: &BTreeMap<String, Secret>,
     policy: Policy,
 ) -> Result<Arc<dyn Ufs>> {
+    let kind = kinds::kind_of(url).ok_or_else(|| unknown_kind(url))?;
     let counters = Arc::new(Counters::default());
-    let policy = options::policy_of(options, policy)?;
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let store: Arc<dyn Ufs> = match scheme {
-        "file" => Arc::new(local::LocalUfs::open(rest, options, secrets, counters.clone())?),
-        "s3" | "s3a" => Arc::new(s3::S3Ufs::open(rest, options, secrets, &policy, counters.clone())?),
-        _ => {
-            return Err(Error::new(ErrorKind::Config, "unknown kind of under file system, known: file:// s3://")
-                .with("url", url));
+    let options = options::Options::new(kind, options, secrets)?;
+    let policy = options::policy_of(&options, policy)?;
+    let store = open_kind(kind.name(), url, options, &policy, &counters)?;
+    Ok(decorated(store, counters, &policy))
+}
+
+/// Opens whatever OpenDAL has an adapter for, as a store of objects. `url` names it in messages.
+pub fn open_operator(operator: opendal::Operator, url: &str, policy: &Policy) -> Arc<dyn Ufs> {
+    let counters = Arc::new(Counters::default());
+    let objects = objects::Objects::new(operator, url, Arc::new([]), counters.clone());
+    decorated(Arc::new(object_store::ObjectStoreUfs::new(objects)), counters, policy)
+}
+
+fn decorated(store: Arc<dyn Ufs>, counters: Arc<Counters>, policy: &Policy) -> Arc<dyn Ufs> {
+    let attempts = timeout::TimeoutUfs::new(metered::MeteredUfs::new(store, counters), policy.attempt_timeout);
+    let calls = retry::RetryUfs::new(attempts, policy);
+    Arc::new(limit::LimitUfs::new(calls, policy))
+}
+
+fn open_kind(
+    kind: &str,
+    url: &str,
+    options: options::Options,
+    policy: &Policy,
+    counters: &Arc<Counters>,
+) -> Result<Arc<dyn Ufs>> {
+    let counters = counters.clone();
+    let store: Arc<dyn Ufs> = match kind {
+        "file" => Arc::new(local::LocalUfs::open(url.strip_prefix("file://").unwrap_or(url), counters)?),
+        "s3" => Arc::new(s3::S3Ufs::open(url, options, policy, counters)?),
+        #[cfg(feature = "hdfs")]
+        "hdfs" => Arc::new(hdfs::HdfsUfs::open(url, options, counters)?),
+        kind => {
+            if let Some(store) = services::open(kind, url, &options, policy, counters)? {
+                return Ok(store);
+            }
+            let message = "this build has no such kind of under file system: build it with the cargo feature";
+            let feature = kinds::kind_of(url).map_or(kind, |kind| kind.feature);
+            return Err(Error::new(ErrorKind::Config, message).with("feature", feature).with("url", url));
         }
     };
-    let attempts = timeout::TimeoutUfs::new(metered::MeteredUfs::new(store, counters), policy.attempt_timeout);
-    let calls = retry::RetryUfs::new(attempts, &policy);
-    Ok(Arc::new(limit::LimitUfs::new(calls, &policy)))
+    Ok(store)
+}
+
+fn unknown_kind(url: &str) -> Error {
+    let known = kinds::KINDS.iter().map(|kind| format!("{}://", kind.name())).collect::<Vec<_>>().join(" ");
+    Error::new(ErrorKind::Config, "unknown kind of under file system").with("known", known).with("url", url)
 }
 
 /// The last part of a key below `prefix`, if a directory entry can have it as its name.

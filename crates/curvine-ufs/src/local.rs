@@ -3,7 +3,6 @@
 //! Always: nothing outside of the root is reached, whatever symbolic links say (a link that leads out of it, or is absolute,
 //! is not there); special files are not there; a name that is not UTF-8 is left out and counted.
 
-use std::collections::BTreeMap;
 use std::io::ErrorKind as Os;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -13,7 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use curvine_types::{Error, ErrorKind, Result, Secret};
+use curvine_types::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
@@ -22,7 +21,6 @@ use tracing::debug;
 
 use crate::cursors::Cursors;
 use crate::local_write::UPLOADS;
-use crate::options::unknown;
 use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct LocalUfs {
@@ -46,19 +44,11 @@ pub(crate) struct Tree {
 type Names = Vec<String>;
 
 impl LocalUfs {
-    /// `path` must be absolute; the only thing that `file://` knows is paths, so there are no options.
-    pub(crate) fn open(
-        path: &str,
-        options: &BTreeMap<String, String>,
-        secrets: &BTreeMap<String, Secret>,
-        counters: Arc<Counters>,
-    ) -> Result<Self> {
+    /// `path` must be absolute.
+    pub(crate) fn open(path: &str, counters: Arc<Counters>) -> Result<Self> {
         if !path.starts_with('/') {
             return Err(Error::new(ErrorKind::Config, "a file url has an absolute path, file:///path")
                 .with("url", format!("file://{path}")));
-        }
-        if let Some(name) = options.keys().chain(secrets.keys()).next() {
-            return Err(unknown(name, std::iter::empty()));
         }
         let tree = Arc::new(Tree { root: PathBuf::from(path), counters: counters.clone() });
         Ok(Self { tree, cursors: Arc::new(Cursors::new()), counters })

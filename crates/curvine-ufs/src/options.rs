@@ -3,55 +3,34 @@
 //! Always: whatever may be a credential, also under a name that nobody knows, counts as one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use curvine_types::units::parse_duration;
 use curvine_types::{Error, ErrorKind, Result, Secret};
 
 use crate::Policy;
+use crate::kinds::{Kind, Known, kind_of};
 
-/// An option of S3: its own name, its other names, whether it is a credential.
-pub(crate) struct Known {
-    pub(crate) name: &'static str,
-    others: &'static [&'static str],
-    secret: bool,
-}
-
-/// Every option, each also accepted with `s3.` before it.
-#[rustfmt::skip]
-pub(crate) const S3_OPTIONS: [Known; 11] = [
-    Known { name: "endpoint_url", others: &["endpoint", "endpoint-url"], secret: false },
-    Known { name: "region_name", others: &["region", "region-name"], secret: false },
-    Known { name: "path_style", others: &["force.path.style", "force_path_style", "force-path-style", "path-style", "path.style.access"], secret: false },
-    Known { name: "list_objects_version", others: &[], secret: false },
-    Known { name: "retry_times", others: &["retry-times", "retries"], secret: false },
-    Known { name: "connect_timeout", others: &["connect-timeout"], secret: false },
-    Known { name: "read_timeout", others: &["read-timeout"], secret: false },
-    Known { name: "anonymous", others: &["allow_anonymous"], secret: false },
-    Known { name: "access", others: &["credentials.access", "access_key", "access-key", "access_key_id"], secret: true },
-    Known { name: "secret", others: &["credentials.secret", "secret_key", "secret-key", "secret_access_key"], secret: true },
-    Known { name: "session_token", others: &["credentials.session_token", "session-token", "credentials.token"], secret: true },
-];
-
-fn known(name: &str) -> Option<&'static Known> {
-    let name = name.trim().to_ascii_lowercase();
-    let bare = name.strip_prefix("s3.").unwrap_or(&name);
-    S3_OPTIONS.iter().find(|option| option.name == bare || option.others.contains(&bare))
-}
-
-/// Whether the option's value must not be shown.
-fn is_secret(name: &str) -> bool {
+/// Whether the value of an option that no table has must not be shown.
+fn is_suspicious(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     let suspicious = ["secret", "token", "password", "passwd", "credential", "access", "private", "sas"];
-    known(name).map_or_else(|| suspicious.iter().any(|part| lower.contains(part)), |option| option.secret)
+    suspicious.iter().any(|part| lower.contains(part))
 }
 
-/// Parts options into those that may be shown and those that may not; known names become the option's own name.
-pub fn split_secrets(options: BTreeMap<String, String>) -> (BTreeMap<String, String>, BTreeMap<String, Secret>) {
+/// Parts options of the store at `url` into those that may be shown and those that may not; known names become the option's
+/// own name.
+pub fn split_secrets(
+    url: &str,
+    options: BTreeMap<String, String>,
+) -> (BTreeMap<String, String>, BTreeMap<String, Secret>) {
+    let kind = kind_of(url);
     let mut open = BTreeMap::new();
     let mut secrets = BTreeMap::new();
     for (name, value) in options {
-        let own = known(&name).map_or(name.clone(), |option| option.name.to_string());
-        if is_secret(&name) {
+        let known = kind.and_then(|kind| kind.option(&name));
+        let own = known.map_or(name.clone(), |option| option.name.to_string());
+        if known.map_or_else(|| is_suspicious(&name), |option| option.secret) {
             secrets.insert(own, Secret::new(value));
         } else {
             open.insert(own, value);
@@ -60,53 +39,129 @@ pub fn split_secrets(options: BTreeMap<String, String>) -> (BTreeMap<String, Str
     (open, secrets)
 }
 
+/// What was given to a store, by the options' own names.
+pub(crate) struct Options {
+    values: BTreeMap<&'static str, String>,
+    /// Names that the kind hands on, with their values.
+    pub(crate) passed: BTreeMap<String, String>,
+    /// Values that no message may show.
+    pub(crate) secrets: Arc<[Secret]>,
+}
+
+impl Options {
+    /// The empty ones are left out. An unknown name is an error that lists the known ones; its value is not shown.
+    pub(crate) fn new(
+        kind: &'static Kind,
+        options: &BTreeMap<String, String>,
+        secrets: &BTreeMap<String, Secret>,
+    ) -> Result<Self> {
+        let all = options.iter().map(|(name, value)| (name, Secret::new(value.trim())));
+        let all = all.chain(secrets.iter().map(|(name, value)| (name, value.clone())));
+        let (mut values, mut passed, mut hidden) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (name, value) in all {
+            let text = std::str::from_utf8(value.expose()).map_err(|_| {
+                Error::new(ErrorKind::Config, "an option of the under file system is not text").with("option", name)
+            })?;
+            let text = text.trim().to_string();
+            let Some(option) = kind.option(name) else {
+                if !kind.passes(name) {
+                    return Err(unknown(name, kind));
+                }
+                if secrets.contains_key(name) && !text.is_empty() {
+                    hidden.push(value);
+                }
+                passed.insert(name.clone(), text);
+                continue;
+            };
+            if text.is_empty() {
+                continue;
+            }
+            if option.secret {
+                hidden.push(value);
+            }
+            if values.insert(option.name, text).is_some() {
+                return Err(Error::new(ErrorKind::Config, "an option of the under file system is given twice")
+                    .with("option", option.name));
+            }
+        }
+        Ok(Self { values, passed, secrets: hidden.into() })
+    }
+
+    pub(crate) fn values(&self) -> &BTreeMap<&'static str, String> {
+        &self.values
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.values.get(name).map(String::as_str)
+    }
+
+    /// An option that is true or false.
+    pub(crate) fn flag(&self, name: &str) -> Result<Option<bool>> {
+        match self.get(name) {
+            None => Ok(None),
+            Some("true" | "1" | "yes") => Ok(Some(true)),
+            Some("false" | "0" | "no") => Ok(Some(false)),
+            Some(_) => Err(Error::new(ErrorKind::Config, "an option must be true or false").with("option", name)),
+        }
+    }
+
+    /// The address of an HTTP service; one without a scheme is taken as it is.
+    pub(crate) fn endpoint(&self) -> Result<Option<&str>> {
+        let endpoint = self.get("endpoint_url");
+        let other = endpoint.and_then(|endpoint| endpoint.split_once("://"));
+        if other.is_some_and(|(scheme, _)| scheme != "http" && scheme != "https") {
+            return Err(Error::new(ErrorKind::Config, "endpoint_url must begin with http:// or https://")
+                .with("endpoint_url", endpoint.unwrap_or_default()));
+        }
+        Ok(endpoint)
+    }
+
+    /// Access, secret and session token, which come together or not at all.
+    pub(crate) fn keys(&self) -> Result<Option<(&str, &str, Option<&str>)>> {
+        let config = |message: &str| Err(Error::new(ErrorKind::Config, message));
+        match (self.get("access"), self.get("secret"), self.get("session_token")) {
+            (Some(access), Some(secret), token) => Ok(Some((access, secret, token))),
+            (None, None, None) => Ok(None),
+            (None, None, Some(_)) => config("a session token needs access and secret"),
+            _ => config("access and secret must be given together"),
+        }
+    }
+
+    /// Whether requests are to carry no credentials.
+    pub(crate) fn anonymous(&self) -> Result<bool> {
+        let anonymous = self.flag("anonymous")?.unwrap_or(false);
+        if anonymous && !self.secrets.is_empty() {
+            return Err(Error::new(ErrorKind::Config, "anonymous access takes no credentials"));
+        }
+        Ok(anonymous)
+    }
+}
+
 /// The policy as the options of a mount change it.
-pub(crate) fn policy_of(options: &BTreeMap<String, String>, mut policy: Policy) -> Result<Policy> {
+pub(crate) fn policy_of(options: &Options, mut policy: Policy) -> Result<Policy> {
     let wrong = |name: &str, value: &str| {
         Error::new(ErrorKind::Config, "malformed option of the under file system")
             .with("option", name)
             .with("have", value)
     };
-    for (name, value) in options {
-        let (Some(option), value) = (known(name), value.trim()) else { continue };
-        let duration = || parse_duration(value).map_err(|error| wrong(name, value).caused_by(error));
-        match option.name {
-            _ if value.is_empty() => {}
-            "retry_times" => policy.retries = value.parse().map_err(|_| wrong(name, value))?,
-            "connect_timeout" => policy.connect_timeout = duration()?,
-            // What a reader waits for altogether is not the store's to say.
-            "read_timeout" => policy.attempt_timeout = duration()?.min(policy.timeout),
-            _ => {}
-        }
+    let duration = |name: &str| {
+        let parsed =
+            options.get(name).map(|value| parse_duration(value).map_err(|error| wrong(name, value).caused_by(error)));
+        parsed.transpose()
+    };
+    if let Some(value) = options.get("retry_times") {
+        policy.retries = value.parse().map_err(|_| wrong("retry_times", value))?;
     }
+    policy.connect_timeout = duration("connect_timeout")?.unwrap_or(policy.connect_timeout);
+    // What a reader waits for altogether is not the store's to say.
+    policy.attempt_timeout = duration("read_timeout")?.map_or(policy.attempt_timeout, |time| time.min(policy.timeout));
     Ok(policy)
 }
 
-/// Options by their own names, the empty ones left out. An unknown name is an error that lists the known ones; its value is
-/// not shown.
-pub(crate) fn s3_options(
-    options: &BTreeMap<String, String>,
-    secrets: &BTreeMap<String, Secret>,
-) -> Result<BTreeMap<&'static str, Secret>> {
-    let all = options.iter().map(|(name, value)| (name, Secret::new(value.trim())));
-    let all = all.chain(secrets.iter().map(|(name, value)| (name, value.clone())));
-    let mut found = BTreeMap::new();
-    for (name, value) in all {
-        let option = known(name).ok_or_else(|| unknown(name, S3_OPTIONS.iter().map(|option| option.name)))?;
-        if value.is_empty() {
-            continue;
-        }
-        if found.insert(option.name, value).is_some() {
-            return Err(Error::new(ErrorKind::Config, "an option of the under file system is given twice")
-                .with("option", option.name));
-        }
-    }
-    Ok(found)
-}
-
 /// The error for a name that means nothing.
-pub(crate) fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Error {
-    let known = known.collect::<Vec<_>>().join(" ");
+fn unknown(name: &str, kind: &Kind) -> Error {
+    let own = kind.options.iter().map(|Known { name, .. }| name.to_string());
+    let known = own.chain(kind.passes.iter().map(|prefix| format!("{prefix}*"))).collect::<Vec<_>>().join(" ");
     let known = if known.is_empty() { "none".to_string() } else { known };
     Error::new(ErrorKind::Config, "unknown option of the under file system").with("option", name).with("known", known)
 }
@@ -130,7 +185,7 @@ mod tests {
             ("connect-timeout", "connect_timeout"),
             ("s3.force.path.style", "path_style"),
         ] {
-            let (open, secrets) = split_secrets(map(&[(spelling, "v")]));
+            let (open, secrets) = split_secrets("s3://b", map(&[(spelling, "v")]));
             assert_eq!((open.get(own).map(String::as_str), secrets.len()), (Some("v"), 0), "{spelling}");
         }
         for (spelling, own) in [
@@ -142,37 +197,77 @@ mod tests {
             ("S3.Secret_Key", "secret"),
             ("session_token", "session_token"),
         ] {
-            let (open, secrets) = split_secrets(map(&[(spelling, "v")]));
+            let (open, secrets) = split_secrets("s3://b", map(&[(spelling, "v")]));
             assert!(open.is_empty() && secrets.contains_key(own), "{spelling}");
         }
+    }
+
+    fn parsed(url: &str, pairs: &[(&str, &str)]) -> Result<Options> {
+        let (open, secrets) = split_secrets(url, map(pairs));
+        Options::new(kind_of(url).unwrap(), &open, &secrets)
     }
 
     #[test]
     fn retries_and_timeouts_of_a_mount_are_its_own() {
         let policy = Policy::default();
-        let changed = policy_of(&map(&[("s3.retry_times", "7"), ("read_timeout", "3s"), ("x", "y")]), policy).unwrap();
-        assert_eq!((changed.retries, changed.attempt_timeout.as_secs()), (7, 3));
-        assert_eq!(policy_of(&map(&[("read_timeout", "1h")]), policy).unwrap().attempt_timeout, policy.timeout);
-        assert!(policy_of(&map(&[("retry_times", "many")]), policy).unwrap_err().to_string().contains("retry_times"));
+        let changed = |pairs: &[(&str, &str)]| policy_of(&parsed("s3://b", pairs).unwrap(), policy);
+        let own = changed(&[("s3.retry_times", "7"), ("read_timeout", "3s")]).unwrap();
+        assert_eq!((own.retries, own.attempt_timeout.as_secs()), (7, 3));
+        assert_eq!(changed(&[("read_timeout", "1h")]).unwrap().attempt_timeout, policy.timeout);
+        assert!(changed(&[("retry_times", "many")]).unwrap_err().to_string().contains("retry_times"));
     }
 
     #[test]
     fn an_unknown_name_that_smells_of_a_credential_is_one() {
-        let (open, secrets) = split_secrets(map(&[("oss.accessKeySecret", "v"), ("color", "red")]));
-        assert_eq!((open.len(), secrets.len()), (1, 1));
-        assert!(open.contains_key("color"));
+        for url in ["s3://b", "gopher://b"] {
+            let (open, secrets) = split_secrets(url, map(&[("oss.accessKeySecret", "v"), ("color", "red")]));
+            assert_eq!((open.len(), secrets.len()), (1, 1));
+            assert!(open.contains_key("color"));
+        }
+    }
+
+    #[test]
+    fn every_kind_knows_its_credentials_under_all_their_names() {
+        for (url, name, own) in [
+            ("oss://b/p", "oss.accessKeyId", "access"),
+            ("oss://b/p", "oss.accessKeySecret", "secret"),
+            ("cos://b", "cos.credentials.secret", "secret"),
+            ("cosn://b", "secret_id", "access"),
+            ("gs://b", "gcs.service_account", "service_account"),
+            ("azblob://c", "azure.account_key", "account_key"),
+            ("az://c", "azblob.sas_token", "sas_token"),
+            ("webhdfs://h:1", "webhdfs.delegation", "delegation"),
+        ] {
+            let (open, secrets) = split_secrets(url, map(&[(name, "v")]));
+            assert!(open.is_empty() && secrets.contains_key(own), "{url} {name}");
+        }
+        let (open, secrets) =
+            split_secrets("hdfs://ns", map(&[("hdfs.kerberos.keytab", "/k"), ("dfs.nameservices", "ns")]));
+        assert_eq!((open.len(), secrets.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_belongs_to_hadoop_is_handed_on_and_nothing_else() {
+        let options = parsed("hdfs://ns/p", &[("dfs.ha.namenodes.ns", "a,b"), ("hdfs.user", "u")]).unwrap();
+        assert_eq!(options.passed, map(&[("dfs.ha.namenodes.ns", "a,b")]));
+        assert_eq!(options.get("user"), Some("u"));
+        let error = parsed("hdfs://ns/p", &[("colour", "r3d")]).err().unwrap().to_string();
+        assert!(error.contains("kerberos.keytab") && error.contains("dfs.*") && !error.contains("r3d"), "{error}");
     }
 
     #[test]
     fn an_unknown_option_lists_the_known_ones_and_hides_its_value() {
-        let error = s3_options(&map(&[("colour", "r3d")]), &BTreeMap::new()).unwrap_err().to_string();
+        let error = parsed("s3://b", &[("colour", "r3d")]).err().unwrap().to_string();
         assert!(error.contains("colour") && error.contains("endpoint_url") && !error.contains("r3d"), "{error}");
+        let error = parsed("file:///x", &[("colour", "r3d")]).err().unwrap().to_string();
+        assert!(error.contains("known=none"), "{error}");
     }
 
     #[test]
     fn an_option_under_two_names_is_refused_and_an_empty_one_is_not_there() {
-        let twice = s3_options(&map(&[("s3.region", "a"), ("region_name", "b")]), &BTreeMap::new());
-        assert!(twice.unwrap_err().to_string().contains("twice"));
-        assert!(s3_options(&map(&[("region_name", "")]), &BTreeMap::new()).unwrap().is_empty());
+        let (s3, none) = (kind_of("s3://b").unwrap(), BTreeMap::new());
+        let twice = Options::new(s3, &map(&[("s3.region", "a"), ("region_name", "b")]), &none);
+        assert!(twice.err().unwrap().to_string().contains("twice"));
+        assert_eq!(parsed("s3://b", &[("region_name", "")]).unwrap().get("region_name"), None);
     }
 }

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 
 use curvine_types::{Error, ErrorKind, Result};
-use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
-use opendal::options::{DeleteOptions, WriteOptions};
+use futures::StreamExt;
+use opendal::options::WriteOptions;
 
-use crate::s3::{S3Ufs, compare, file, is_plain, quoted};
+use crate::objects::{is_plain, quoted};
+use crate::objects_change::TOKEN;
+use crate::s3::S3Ufs;
 use crate::s3_multipart::{Guard, Part, Upload};
-use crate::{Condition, Expect, Object, Source};
+use crate::{Condition, Object, Source};
 
 /// Objects up to this size are stored with one request.
 const WHOLE_MAX: u64 = 8 << 20;
@@ -22,10 +23,6 @@ const PART: u64 = 8 << 20;
 const PARTS_MAX: u64 = 9000;
 /// Parts of one object on their way at once.
 const PARTS_AT_ONCE: usize = 4;
-/// Objects of a directory copied or deleted at once.
-const MOVES_AT_ONCE: usize = 16;
-/// The object's metadata that holds the token.
-const TOKEN: &str = "curvine-content";
 
 impl S3Ufs {
     pub(crate) async fn store_object(&self, key: &str, source: &dyn Source, when: &Condition) -> Result<Object> {
@@ -40,40 +37,11 @@ impl S3Ufs {
             tracing::warn!(%error, "the store knows no conditions on writes: versions are compared before instead");
             stored = self.put(key, source, when).await;
         }
-        match stored {
-            Ok(()) => {}
-            // Perhaps by an attempt of ours.
-            Err(error) if error.kind() == ErrorKind::VersionMismatch => {
-                return match self.head(key).await? {
-                    Some((object, Some(token))) if token == source.token() && object.size == source.size() => {
-                        Ok(object)
-                    }
-                    _ => Err(error),
-                };
-            }
-            Err(error) => return Err(error),
-        }
-        let seen = self.head(key).await?;
-        match seen {
-            Some((object, token))
-                if object.size == source.size() && token.as_deref().is_none_or(|token| token == source.token()) =>
-            {
-                Ok(object)
-            }
-            Some((object, _)) => {
-                Err(Error::new(ErrorKind::VersionMismatch, "the store shows another object than was stored")
-                    .with("key", key)
-                    .with("have", object.size)
-                    .with("want", source.size()))
-            }
-            None => {
-                Err(Error::new(ErrorKind::VersionMismatch, "the store does not show what was stored").with("key", key))
-            }
-        }
+        self.objects.settle(key, source, stored).await
     }
 
     async fn put(&self, key: &str, source: &dyn Source, when: &Condition) -> Result<()> {
-        let failed = self.failed(key);
+        let failed = self.objects.failed(key);
         let conditional = self.conditional.load(Relaxed);
         let mut options = WriteOptions {
             user_metadata: Some(HashMap::from([(TOKEN.to_string(), source.token().to_string())])),
@@ -85,12 +53,12 @@ impl S3Ufs {
                 options.if_match = Some(quoted(&expect.etag));
             }
             Condition::Any => {}
-            _ => self.compare_now(key, when).await?,
+            _ => self.objects.compare_now(key, when).await?,
         }
         if source.size() <= WHOLE_MAX {
             let data = source.read(0, source.size()).await?;
             source.check().await?;
-            self.operator.write_options(key, data, options).await.map_err(&failed)?;
+            self.objects.operator.write_options(key, data, options).await.map_err(&failed)?;
             return Ok(());
         }
         let guard = match (&options.if_match, options.if_not_exists) {
@@ -153,135 +121,12 @@ impl S3Ufs {
         source.begun(&upload.id).await?;
         Ok((upload, BTreeMap::new()))
     }
-
-    /// For stores without conditions.
-    async fn compare_now(&self, key: &str, when: &Condition) -> Result<()> {
-        let there = self.head(key).await?.map(|(object, _)| object);
-        let fits = match (when, &there) {
-            (Condition::Any, _) | (Condition::Absent, None) => true,
-            (Condition::Is(expect), Some(there)) => compare(there, expect).is_ok(),
-            _ => false,
-        };
-        if fits {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::VersionMismatch, "the store has another object there").with("key", key))
-    }
-
-    /// An object and its token.
-    async fn head(&self, key: &str) -> Result<Option<(Object, Option<String>)>> {
-        match self.operator.stat(key).await {
-            Ok(metadata) => {
-                let token = metadata.user_metadata().and_then(|all| all.get(TOKEN).map(str::to_string));
-                Ok(Some((file(key, &metadata), token)))
-            }
-            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed(key)(error)),
-        }
-    }
-
-    pub(crate) async fn put_marker(&self, key: &str) -> Result<()> {
-        if !is_plain(key) || !key.ends_with('/') {
-            return Err(Error::new(ErrorKind::InvalidArgument, "this key cannot be a directory").with("key", key));
-        }
-        self.operator.create_dir(key).await.map_err(self.failed(key))
-    }
-
-    pub(crate) async fn remove_marker(&self, key: &str) -> Result<()> {
-        let failed = self.failed(key);
-        let mut below = self.operator.lister_with(key).limit(2).await.map_err(&failed)?;
-        while let Some(entry) = below.next().await.transpose().map_err(&failed)? {
-            if entry.path() != key {
-                return Err(Error::new(ErrorKind::DirectoryNotEmpty, "the store has objects below the directory")
-                    .with("key", key));
-            }
-        }
-        self.remove(key).await
-    }
-
-    pub(crate) async fn remove(&self, key: &str) -> Result<()> {
-        if !is_plain(key) || key.is_empty() {
-            return Err(Error::new(ErrorKind::InvalidArgument, "this key cannot be removed").with("key", key));
-        }
-        match self.operator.delete_options(key, DeleteOptions::default()).await {
-            Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(()),
-            deleted => deleted.map_err(self.failed(key)),
-        }
-    }
-
-    pub(crate) async fn move_object(&self, from: &str, to: &str, expect: &Expect) -> Result<Object> {
-        let object = self.copy(from, to, Some(expect)).await?;
-        self.remove(from).await?;
-        Ok(object)
-    }
-
-    async fn copy(&self, from: &str, to: &str, expect: Option<&Expect>) -> Result<Object> {
-        let gone = || Error::new(ErrorKind::NotFound, "not in the under file system").with("key", from);
-        let (seen, _) = self.head(from).await?.ok_or_else(gone)?;
-        if let Some(expect) = expect {
-            compare(&seen, expect).map_err(|what| Error::new(ErrorKind::VersionMismatch, what).with("key", from))?;
-        }
-        self.operator.copy(from, to).await.map_err(self.failed(from))?;
-        let lost = || Error::new(ErrorKind::Unavailable, "the store does not show what was copied").with("key", to);
-        let (copied, _) = self.head(to).await?.ok_or_else(lost)?;
-        if copied.size != seen.size {
-            return Err(
-                Error::new(ErrorKind::VersionMismatch, "the object changed while it was copied").with("key", from)
-            );
-        }
-        Ok(copied)
-    }
-
-    /// Copies what is below `from` to the same place below `to`.
-    async fn copy_below(&self, key: &str, from: &str, to: &str) -> Result<()> {
-        let new = format!("{to}{}", key.strip_prefix(from).unwrap_or_default());
-        if key.ends_with('/') { self.put_marker(&new).await } else { self.copy(key, &new, None).await.map(|_| ()) }
-    }
-
-    pub(crate) async fn move_directory(&self, from: &str, to: &str, limit: u64) -> Result<u64> {
-        let failed = self.failed(from);
-        let mut keys = Vec::new();
-        let mut below = self.operator.lister_with(from).recursive(true).await.map_err(&failed)?;
-        while let Some(entry) = below.next().await.transpose().map_err(&failed)? {
-            let key = entry.path().to_string();
-            if !is_plain(&key) || !key.starts_with(from) {
-                return Err(
-                    Error::new(ErrorKind::NotSupported, "a key below the directory is no file name").with("key", key)
-                );
-            }
-            keys.push(key);
-            if keys.len() as u64 > limit {
-                return Err(Error::new(ErrorKind::CrossDevice, "too many objects below the directory to rename it")
-                    .with("key", from)
-                    .with("limit", limit));
-            }
-        }
-        let below = || keys.iter().filter(|key| *key != from);
-        let copies: Vec<BoxFuture<'_, Result<()>>> =
-            below().map(|key| self.copy_below(key, from, to).boxed()).collect();
-        all_of(copies).await?;
-        self.put_marker(to).await?;
-        // The directory's own marker last, so that what is left after a failure is still a directory.
-        let deletes: Vec<BoxFuture<'_, Result<()>>> = below().map(|key| self.remove(key).boxed()).collect();
-        all_of(deletes).await?;
-        self.remove(from).await?;
-        Ok(keys.len() as u64)
-    }
 }
 
 /// The MD5 of a part, in hexadecimal digits.
 fn digest(data: &[u8]) -> String {
     use md5::Digest;
     md5::Md5::digest(data).iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Some at a time; the first error ends it.
-async fn all_of(work: Vec<BoxFuture<'_, Result<()>>>) -> Result<()> {
-    let mut work = futures::stream::iter(work).buffer_unordered(MOVES_AT_ONCE);
-    while let Some(done) = work.next().await {
-        done?;
-    }
-    Ok(())
 }
 
 fn is_unknown_condition(error: &Error) -> bool {

@@ -4,7 +4,7 @@
 
 use curvine_types::Name;
 
-use crate::s3::is_plain;
+use crate::objects::is_plain;
 
 /// Where a survey stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -49,7 +49,7 @@ async fn start() -> (Store, Proxy, Arc<dyn Ufs>) {
         ("secret".to_string(), SECRET.to_string()),
         ("path_style".to_string(), "true".to_string()),
     ]);
-    let (options, secrets) = split_secrets(options);
+    let (options, secrets) = split_secrets("s3://data", options);
     (store, proxy, open_with("s3://data", &options, &secrets, policy()).unwrap())
 }
 
@@ -252,7 +252,7 @@ async fn what_is_wrong_with_a_mount_is_said_in_words() {
             ("access".to_string(), ACCESS.to_string()),
             ("secret".to_string(), SECRET.to_string()),
         ]);
-        let (options, secrets) = split_secrets(options);
+        let (options, secrets) = split_secrets("s3://data", options);
         let error = open_with("s3://data", &options, &secrets, policy()).unwrap().list("", "", 1).await.unwrap_err();
         let text = format!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
         assert!(text.contains(want), "{endpoint}: {text}");

@@ -138,7 +138,7 @@ fn a_file_url_takes_no_options() {
 async fn files_are_stored_conditionally_and_whole() {
     let dir = tempfile::tempdir().unwrap();
     let ufs = open(dir.path());
-    writes::store_conditionally(&*ufs, |key| std::fs::read(dir.path().join(key)).ok()).await;
+    writes::store_conditionally(&*ufs, &|key| std::fs::read(dir.path().join(key)).ok()).await;
     assert_eq!(names(&ufs, "", 10).await, ["below/"], "what is unfinished is not shown");
     std::fs::write(dir.path().join(".curvine-uploads/rest"), "").unwrap_or_default();
     assert_eq!(ufs.stat(".curvine-uploads").await.unwrap(), None);
@@ -148,7 +148,7 @@ async fn files_are_stored_conditionally_and_whole() {
 async fn names_are_changed_below_the_root_only() {
     let dir = tempfile::tempdir().unwrap();
     let ufs = open(dir.path());
-    writes::change_names(&*ufs, true, |key| std::fs::read(dir.path().join(key)).ok()).await;
+    writes::change_names(&*ufs, true, &|key| std::fs::read(dir.path().join(key)).ok()).await;
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), dir.path().join("out")).unwrap();
     let stored = ufs.store("out/file", &writes::Plain::new(b"x", "t"), &curvine_ufs::Condition::Any).await;

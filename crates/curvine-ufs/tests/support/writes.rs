@@ -61,7 +61,7 @@ impl Source for Plain {
 }
 
 /// What every store does with a file, whole in one request or in parts; `holds` reads what the store has under a key.
-pub async fn store_conditionally(ufs: &dyn Ufs, holds: impl Fn(&str) -> Option<Vec<u8>>) {
+pub async fn store_conditionally(ufs: &dyn Ufs, holds: &impl Fn(&str) -> Option<Vec<u8>>) {
     let large: Vec<u8> = (0..(17u32 << 20) + 5).map(|i| (i ^ (i >> 9)) as u8).collect();
     for (key, first) in [("small", b"one".to_vec()), ("below/large", large.clone()), ("empty", Vec::new())] {
         let source = Plain::new(&first, "t1");
@@ -100,7 +100,7 @@ pub async fn store_conditionally(ufs: &dyn Ufs, holds: impl Fn(&str) -> Option<V
 }
 
 /// What every store does with names. `shows_empty`: it shows directories that nothing is in (the S3 server of the tests does not).
-pub async fn change_names(ufs: &dyn Ufs, shows_empty: bool, holds: impl Fn(&str) -> Option<Vec<u8>>) {
+pub async fn change_names(ufs: &dyn Ufs, shows_empty: bool, holds: &impl Fn(&str) -> Option<Vec<u8>>) {
     ufs.make_directory("a/b/").await.unwrap();
     ufs.make_directory("a/b/").await.unwrap();
     if shows_empty {

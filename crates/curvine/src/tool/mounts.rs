@@ -138,7 +138,7 @@ async fn update(context: &Context, arguments: &UfsMountArgs) -> Result<MountUfs>
         let message = "another under file system is mounted at the path; unmount it first";
         return Err(Error::new(ErrorKind::AlreadyExists, message).with("path", &path).with("url", &there.url));
     }
-    let (options, secrets) = options(arguments)?;
+    let (options, secrets) = options(&there.url, arguments)?;
     Ok(MountUfs {
         path: path.into_bytes().into(),
         url: there.url,
@@ -193,7 +193,7 @@ pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
     let missing = || Error::new(ErrorKind::Config, "say what to mount and where, such as s3://bucket/prefix /data");
     let url = arguments.url.clone().ok_or_else(missing)?;
     let path = clean(arguments.path.as_deref().ok_or_else(missing)?)?;
-    let (options, secrets) = options(arguments)?;
+    let (options, secrets) = options(&url, arguments)?;
     let known = secrets.iter().map(|(name, secret)| (name.clone(), Secret::new(secret.to_vec()))).collect();
     curvine_ufs::open(&url, &options.clone().into_iter().collect(), &known)?;
     let base = UfsMountSettings {
@@ -218,9 +218,9 @@ pub fn request(arguments: &UfsMountArgs, block_size: u64) -> Result<MountUfs> {
 
 type Options = (HashMap<String, String>, HashMap<String, bytes::Bytes>);
 
-fn options(arguments: &UfsMountArgs) -> Result<Options> {
+fn options(url: &str, arguments: &UfsMountArgs) -> Result<Options> {
     let typed = arguments.config.iter().map(|text| option(text)).collect::<Result<BTreeMap<_, _>>>()?;
-    let (options, secrets) = curvine_ufs::split_secrets(typed);
+    let (options, secrets) = curvine_ufs::split_secrets(url, typed);
     let bytes = |secret: Secret| bytes::Bytes::copy_from_slice(secret.expose());
     Ok((options.into_iter().collect(), secrets.into_iter().map(|(name, secret)| (name, bytes(secret))).collect()))
 }

@@ -10,11 +10,24 @@ use http::{Method, Request, Response, StatusCode};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
-pub(crate) struct CheckedTransport(ReqwestTransport);
+pub(crate) struct CheckedTransport {
+    inner: ReqwestTransport,
+    form: ListingForm,
+}
+
+/// What an answer has that is a listing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ListingForm {
+    /// The XML element that all of it is in.
+    Xml(&'static str),
+    /// Words in a JSON object.
+    #[allow(dead_code, reason = "a build may have no store that answers so")]
+    Json(&'static str),
+}
 
 impl CheckedTransport {
-    pub(crate) fn new(client: reqwest::Client) -> Self {
-        Self(ReqwestTransport::new(client))
+    pub(crate) fn new(client: reqwest::Client, form: ListingForm) -> Self {
+        Self { inner: ReqwestTransport::new(client), form }
     }
 }
 
@@ -22,7 +35,7 @@ impl HttpTransport for CheckedTransport {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
         let is_listing = request.method() == Method::GET && request.uri().query().is_some_and(asks_for_listing);
         let range = request.headers().get(RANGE).and_then(|range| range.to_str().ok()).and_then(asked_range);
-        let answer = self.0.fetch(request).await?;
+        let answer = self.inner.fetch(request).await?;
         if let Some(range) = range
             && answer.status().is_success()
             && !is_range(&answer, range)
@@ -35,7 +48,7 @@ impl HttpTransport for CheckedTransport {
         }
         let (parts, mut body) = answer.into_parts();
         let text = body.to_buffer().await?.to_bytes();
-        if !is_whole_listing(&text) {
+        if !is_whole_listing(&text, self.form) {
             let message = "the answer is no listing: something between here and the store may have given it";
             return Err(Error::new(ErrorKind::Unexpected, message).set_temporary());
         }
@@ -68,16 +81,20 @@ fn is_range<T>(answer: &Response<T>, (first, last): (u64, u64)) -> bool {
 fn asks_for_listing(query: &str) -> bool {
     query.split('&').any(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
-        matches!(name, "list-type" | "prefix" | "delimiter" | "max-keys")
+        matches!(name, "list-type" | "prefix" | "delimiter" | "max-keys") || pair == "comp=list"
     })
 }
 
-/// With or without a prefix of its XML namespace.
-fn is_whole_listing(text: &[u8]) -> bool {
-    const ELEMENT: &[u8] = b"ListBucketResult";
+/// An XML element may have a prefix of its namespace.
+fn is_whole_listing(text: &[u8], form: ListingForm) -> bool {
     let text = text.trim_ascii();
-    let begins = text.windows(ELEMENT.len()).any(|part| part == ELEMENT);
-    begins && (text.ends_with(b"ListBucketResult>") || text.ends_with(b"/>"))
+    let has = |word: &str| text.windows(word.len()).any(|part| part == word.as_bytes());
+    match form {
+        ListingForm::Xml(element) => {
+            has(element) && (text.ends_with(format!("{element}>").as_bytes()) || text.ends_with(b"/>"))
+        }
+        ListingForm::Json(word) => text.starts_with(b"{") && text.ends_with(b"}") && has(word),
+    }
 }
 
 #[cfg(test)]
@@ -109,8 +126,13 @@ mod tests {
 
     #[test]
     fn only_a_whole_listing_is_one() {
+        assert!(asks_for_listing("restype=container&comp=list"));
         assert!(asks_for_listing("list-type=2&prefix=a%2F") && asks_for_listing("prefix=&delimiter=%2F"));
-        assert!(!asks_for_listing("uploadId=x&partNumber=1") && !asks_for_listing("uploads="));
+        assert!(
+            !asks_for_listing("comp=blocklist")
+                && !asks_for_listing("uploadId=x&partNumber=1")
+                && !asks_for_listing("uploads=")
+        );
         for (text, want) in [
             ("<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>b</Name></ListBucketResult>\n", true),
             ("<ListBucketResult/>", true),
@@ -119,7 +141,10 @@ mod tests {
             ("<html>please log in</html>", false),
             ("", false),
         ] {
-            assert_eq!(is_whole_listing(text.as_bytes()), want, "{text}");
+            assert_eq!(is_whole_listing(text.as_bytes(), ListingForm::Xml("ListBucketResult")), want, "{text}");
         }
+        let json = |text: &str| is_whole_listing(text.as_bytes(), ListingForm::Json("storage#objects"));
+        assert!(json("{\"kind\": \"storage#objects\"}\n"));
+        assert!(!json("{}") && !json("{\"kind\": \"storage#objects\"") && !json("<html>storage#objects</html>"));
     }
 }
