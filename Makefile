@@ -2,6 +2,7 @@
 # make test   all checks: format, lints, licences, tests of every crate, tests of whole clusters
 # make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
 # make test-posix  the long ones: fsx with ten seeds, all stressors, the memory of many streams, a million files: what waits, how long a restart takes
+# make test-hdfs   the HDFS adapter and mounts of it against a real HDFS, which it gets from PyPI and Debian and starts itself; needs root
 # make bench  measures mounts, the library and a second host against the machine itself: table, data/bench.json, data/bench.html
 # make clean  removes what `make run` made
 
@@ -14,7 +15,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image build lint licences tools needs needs-mount clean
+.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image test-hdfs build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -60,6 +61,10 @@ test-fuzz:
 # The same targets under libFuzzer, which needs cargo-fuzz and a C++ compiler.
 test-cargo-fuzz:
 	scripts/fuzz.sh $(or $(TARGET),all) $(or $(SECONDS),60)
+
+# Under file systems against a real HDFS of its own, by a cluster and a mount too.
+test-hdfs: needs-mount
+	scripts/hdfs.sh $(CARGO) test --workspace --locked --test hdfs --test hdfs_mount -- --ignored --nocapture
 
 lint:
 	$(CARGO) fmt --all --check

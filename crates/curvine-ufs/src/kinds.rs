@@ -154,6 +154,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_option_stands_in_the_documentation() {
+        let text = include_str!("../../../docs/STORES.md");
+        for kind in KINDS {
+            assert!(text.contains(&format!("`{}://", kind.name())), "{}", kind.name());
+            assert!(kind.feature.is_empty() || text.contains(&format!("`{}`", kind.feature)));
+            let missing = kind.options.iter().find(|option| !text.contains(&format!("`{}`", option.name)));
+            assert!(missing.is_none(), "{} {}", kind.name(), missing.map_or("", |option| option.name));
+        }
+    }
+
+    #[test]
     fn no_name_means_two_options_and_no_scheme_two_kinds() {
         let mut schemes = BTreeSet::new();
         for kind in KINDS {

@@ -8,7 +8,7 @@ mod counters;
 mod cursors;
 mod diagnosis;
 mod error;
-#[cfg(feature = "hdfs")]
+#[cfg(any(feature = "hdfs", feature = "webhdfs"))]
 mod hdfs;
 mod http_client;
 mod kinds;
@@ -176,7 +176,9 @@ fn open_kind(
         "file" => Arc::new(local::LocalUfs::open(url.strip_prefix("file://").unwrap_or(url), counters)?),
         "s3" => Arc::new(s3::S3Ufs::open(url, options, policy, counters)?),
         #[cfg(feature = "hdfs")]
-        "hdfs" => Arc::new(hdfs::HdfsUfs::open(url, options, counters)?),
+        "hdfs" => Arc::new(hdfs::HdfsUfs::native(url, &options, counters)?),
+        #[cfg(feature = "webhdfs")]
+        "webhdfs" => Arc::new(hdfs::HdfsUfs::web(url, &options, policy, counters)?),
         kind => {
             if let Some(store) = services::open(kind, url, &options, policy, counters)? {
                 return Ok(store);

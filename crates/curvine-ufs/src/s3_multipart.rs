@@ -70,7 +70,8 @@ struct Answer {
     text: String,
 }
 
-fn encoded(text: &str, keep_slash: bool) -> String {
+/// In the form of a url.
+pub(crate) fn encoded(text: &str, keep_slash: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {

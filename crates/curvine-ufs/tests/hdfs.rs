@@ -56,6 +56,28 @@ async fn an_hdfs_conforms() {
     assert_eq!(parent.stat(&key).await.unwrap(), None, "nothing unfinished is left");
 }
 
+#[cfg(feature = "webhdfs")]
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an HDFS: make test-hdfs"]
+async fn an_hdfs_conforms_by_webhdfs() {
+    let web = std::env::var("HDFS_TEST_WEB").expect("HDFS_TEST_WEB: run this by `make test-hdfs`");
+    let native = fresh("web").await;
+    let ufs = open(&format!("webhdfs://{web}/tests/web-{}", std::process::id()), &[("webhdfs.user", "root")]).unwrap();
+    conform(&*ufs, true, seen_by(native.clone())).await;
+    let parent = open(&format!("{}/tests", base()), &[]).unwrap();
+    let uploads = format!("web-{}/.curvine-uploads", std::process::id());
+    assert_eq!(parent.stat(&uploads).await.unwrap(), None, "nothing unfinished is left");
+
+    let nothing = open(&format!("webhdfs://{web}/no/such"), &[]).unwrap();
+    assert!(nothing.list("", "", 1).await.unwrap_err().to_string().contains("check the url's path"));
+    let nobody = open("webhdfs://127.0.0.1:1/x", &[("delegation", "a-token-never-to-be-shown")]).unwrap();
+    let error = format!("{:?}", nobody.list("", "", 1).await.unwrap_err());
+    assert!(error.contains("nobody listens there") && !error.contains("a-token"), "{error}");
+    let denied = open(&format!("webhdfs://{web}/"), &[("webhdfs.user", "somebody")]).unwrap();
+    let error = denied.make_directory("of-somebody/").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an HDFS: make test-hdfs"]
 async fn what_an_upload_that_ended_early_has_left_goes_with_the_next_one() {

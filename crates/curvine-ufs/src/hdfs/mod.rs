@@ -1,14 +1,18 @@
 //! HDFS as an under file system.
 //!
-//! `cluster` is the seam: what a NameNode and its DataNodes do for a client. `native` speaks their own protocol. Above the seam,
+//! `cluster` is the seam: what a NameNode and its DataNodes do for a client. `native` speaks their own protocol, `web` WebHDFS. Above the seam,
 //! `order` brings listings into the order of keys, `write` stores and renames, and this file does the rest.
 //!
 //! Always: a version is length and modification time, in milliseconds, as the NameNode tells them; files appear whole, by a rename
 //! that is atomic; unfinished ones lie in a directory of their own, which no listing shows.
 
 mod cluster;
+mod errors;
+#[cfg(feature = "hdfs")]
 mod native;
 mod order;
+#[cfg(feature = "webhdfs")]
+mod web;
 mod write;
 
 use std::sync::Arc;
@@ -43,10 +47,22 @@ pub(crate) struct HdfsUfs {
 }
 
 impl HdfsUfs {
-    pub(crate) fn open(url: &str, options: Options, counters: Arc<Counters>) -> Result<Self> {
-        let (authority, root) = place(url, &options)?;
-        let cluster = Box::new(native::Native::new(url, authority, &options)?);
-        Ok(Self { cluster, root, cursors: Cursors::new(), renamed: Cursors::new(), counters })
+    /// By the protocol of NameNode and DataNodes.
+    #[cfg(feature = "hdfs")]
+    pub(crate) fn native(url: &str, options: &Options, counters: Arc<Counters>) -> Result<Self> {
+        let (authority, root) = place(url, options)?;
+        Ok(Self::over(Box::new(native::Native::new(url, authority, options)?), root, counters))
+    }
+
+    /// By WebHDFS.
+    #[cfg(feature = "webhdfs")]
+    pub(crate) fn web(url: &str, options: &Options, policy: &crate::Policy, counters: Arc<Counters>) -> Result<Self> {
+        let (host, root) = place(url, options)?;
+        Ok(Self::over(Box::new(web::Web::new(url, &host, options, policy)?), root, counters))
+    }
+
+    fn over(cluster: Box<dyn Cluster>, root: String, counters: Arc<Counters>) -> Self {
+        Self { cluster, root, cursors: Cursors::new(), renamed: Cursors::new(), counters }
     }
 
     /// The path of a key.

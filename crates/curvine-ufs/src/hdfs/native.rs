@@ -18,14 +18,12 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use tokio::sync::OnceCell;
 
 use super::cluster::{Cluster, NewFile, OpenFile, Status};
-use crate::diagnosis::hint;
+use super::errors::{of_class, told};
 use crate::options::Options;
 
 /// Modes of what is made.
 const FILE_MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
-/// Longest part of a server's own message that is passed on.
-const MESSAGE_MAX: usize = 300;
 /// Where a NameNode listens that is named without a port.
 const PORT_DEFAULT: u16 = 8020;
 /// Failovers of one call, and the pauses between them, in milliseconds: what is beyond that is tried again by the caller, who
@@ -192,47 +190,7 @@ fn failed(error: &HdfsError, path: &str) -> Error {
         }
         _ => (ErrorKind::Ufs, "the under file system fails"),
     };
-    // Behind the first line are the frames of a Java stack.
-    let said = error.to_string();
-    let said: String =
-        said.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(MESSAGE_MAX).collect();
-    let message = match hint(&said) {
-        Some(hint) => format!("{message}: {}", hint.replace("endpoint_url", "the url")),
-        None => message.to_string(),
-    };
-    Error::new(kind, message).with("path", path).with("store", said)
-}
-
-/// By the class of a server's exception.
-fn of_class(class: &str) -> (ErrorKind, &'static str) {
-    match class.rsplit('.').next().unwrap_or(class) {
-        "FileNotFoundException" => (ErrorKind::NotFound, "not in the under file system"),
-        "FileAlreadyExistsException" => (ErrorKind::AlreadyExists, "it is in the under file system already"),
-        "ParentNotDirectoryException" => {
-            (ErrorKind::NotADirectory, "something above it is a file in the under file system")
-        }
-        "PathIsNotEmptyDirectoryException" => {
-            (ErrorKind::DirectoryNotEmpty, "the directory is not empty in the under file system")
-        }
-        "AccessControlException" | "AuthorizationException" | "InvalidToken" | "SecretManager$InvalidToken" => {
-            (ErrorKind::PermissionDenied, "the under file system denies access")
-        }
-        "NSQuotaExceededException" | "DSQuotaExceededException" | "QuotaByStorageTypeExceededException" => {
-            (ErrorKind::QuotaExceeded, "a quota of the under file system is exhausted")
-        }
-        "SafeModeException" => (ErrorKind::Unavailable, "the under file system is in safe mode"),
-        "StandbyException" => (ErrorKind::Unavailable, "the NameNode is not the active one"),
-        "RetriableException" | "ServerTooBusyException" | "ObserverRetryOnActiveException" => {
-            (ErrorKind::Overloaded, "the under file system asks to come back later")
-        }
-        "LeaseExpiredException" => (ErrorKind::Conflict, "a later upload has taken this one's place"),
-        "UnresolvedPathException" => (ErrorKind::NotSupported, "a symbolic link of HDFS is not followed"),
-        "InvalidPathException" => (ErrorKind::InvalidArgument, "the under file system has no such names"),
-        "FSLimitException$PathComponentTooLongException" => {
-            (ErrorKind::NameTooLong, "the name is too long for the under file system")
-        }
-        _ => (ErrorKind::Ufs, "the under file system fails"),
-    }
+    told(kind, message, &error.to_string(), path)
 }
 
 fn status(found: FileStatus) -> Status {
