@@ -14,6 +14,8 @@ command -v python3 >/dev/null || missing+=(python3-venv)
 for part in core server servlet; do
     [[ -e /usr/share/java/jersey1-$part.jar ]] || missing+=("libjersey1-$part-java")
 done
+[[ -e /usr/share/java/jaxb-api.jar ]] || missing+=(libjaxb-api-java)
+[[ -e /usr/share/java/jsr311-api.jar ]] || missing+=(libjsr311-api-java)
 if ((${#missing[@]})); then
     if ! command -v apt-get >/dev/null || ((EUID != 0)); then
         echo "missing: ${missing[*]}; install them (apt-get install ${missing[*]}, as root) and try again" >&2
@@ -27,7 +29,7 @@ jars="commons-beanutils-1.9.4 commons-cli-1.2 commons-codec-1.10 commons-collect
     commons-configuration-1.6 commons-digester-1.8 commons-httpclient-3.1 commons-io-2.4 commons-lang-2.6 commons-lang3-3.5
     commons-logging-1.1.3 commons-math3-3.4.1 commons-net-3.1 guava-14.0.1 hadoop-annotations-2.7.3 hadoop-auth-2.7.3
     hadoop-common-2.7.3 hadoop-hdfs-2.7.3 htrace-core-3.1.0-incubating httpclient-4.5.6 httpcore-4.4.10 jackson-core-asl-1.9.13 jackson-mapper-asl-1.9.13
-    javax.annotation-api-1.2 javax.servlet-api-3.1.0 javax.ws.rs-api-2.0.1 jetty-6.1.26 jetty-util-6.1.26 leveldbjni-all-1.8
+    javax.annotation-api-1.2 javax.servlet-api-3.1.0 jetty-6.1.26 jetty-util-6.1.26 leveldbjni-all-1.8
     log4j-1.2.17 netty-3.9.9.Final netty-all-4.1.47.Final protobuf-java-2.5.0 slf4j-api-1.7.16 slf4j-log4j12-1.7.16
     xercesImpl-2.9.1"
 if [[ ! -e $tools/complete ]]; then
@@ -91,7 +93,8 @@ END
     echo '</configuration>'
 } >"$dir/conf/hdfs-site.xml"
 
-export CLASSPATH="$dir/conf:/usr/share/java/jersey1-core.jar:/usr/share/java/jersey1-server.jar:/usr/share/java/jersey1-servlet.jar:$tools/jars/*"
+debian=/usr/share/java
+export CLASSPATH="$dir/conf:$debian/jsr311-api.jar:$debian/jersey1-core.jar:$debian/jersey1-server.jar:$debian/jersey1-servlet.jar:$debian/jaxb-api.jar:$tools/jars/*"
 flags=(-Xmx256m --add-exports java.security.jgss/sun.security.krb5=ALL-UNNAMED)
 for package in java.base/java.lang java.base/sun.nio.ch java.base/java.nio java.base/jdk.internal.ref java.security.jgss/sun.security.krb5; do
     flags+=(--add-opens "$package=ALL-UNNAMED")

@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use curvine_types::Result;
 use curvine_ufs::{Condition, Expect, Source, Ufs};
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use harness::{Cluster, Plan, Rng, Role, until};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -71,6 +71,15 @@ impl Hdfs {
         self.runtime.block_on(self.ufs.store(key, &source, &Condition::Any)).expect("store");
     }
 
+    /// Files with their numbers as names and contents.
+    fn put_many(&self, dir: &str, count: usize) {
+        let put = async |number: usize| {
+            let source = Content(number.to_string().into_bytes());
+            self.ufs.store(&format!("{dir}/{number:03}"), &source, &Condition::Any).await.expect("store");
+        };
+        self.runtime.block_on(futures::stream::iter(0..count).map(put).buffer_unordered(16).collect::<Vec<()>>());
+    }
+
     fn holds(&self, key: &str) -> Option<Vec<u8>> {
         self.runtime.block_on(async {
             let there = self.ufs.stat(key).await.expect("stat")?;
@@ -100,9 +109,7 @@ fn an_hdfs_is_read_and_changed_through_mounts() {
     let large = Rng::new(1).bytes(11 << 20);
     hdfs.put("models/weights.bin", &large);
     hdfs.put("models/readme", b"hello");
-    for number in 0..250 {
-        hdfs.put(&format!("many/{number:03}"), format!("{number}").as_bytes());
-    }
+    hdfs.put_many("many", 250);
     let cluster = Cluster::start(Plan::default());
     cluster.cv(&["mount", &hdfs.url, "/h", "--check"]).ok();
     let gone = cluster.cv(&["mount", &format!("{}/nothing", hdfs.url), "/n", "--check"]).fails();

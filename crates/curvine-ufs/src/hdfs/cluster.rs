@@ -21,6 +21,11 @@ pub(crate) struct Status {
 
 /// Paths are absolute and without a `/` at the end. Failures that may pass are `Unavailable`.
 pub(crate) trait Cluster: Send + Sync {
+    /// Whether the part of a path can be asked for, so that no other is taken for it.
+    fn can_name(&self, _: &str) -> bool {
+        true
+    }
+
     /// `None`: it is not there.
     fn status<'a>(&'a self, path: &'a str) -> BoxFuture<'a, Result<Option<Status>>>;
 

@@ -37,7 +37,7 @@ use write::UPLOADS;
 const ODD_MAX: usize = 10_000;
 
 pub(crate) struct HdfsUfs {
-    cluster: Box<dyn Cluster>,
+    cluster: Arc<dyn Cluster>,
     /// Absolute, without a `/` at the end; empty: all of it.
     root: String,
     cursors: Cursors<InOrder<BoxStream<'static, Result<Object>>>>,
@@ -51,17 +51,25 @@ impl HdfsUfs {
     #[cfg(feature = "hdfs")]
     pub(crate) fn native(url: &str, options: &Options, counters: Arc<Counters>) -> Result<Self> {
         let (authority, root) = place(url, options)?;
-        Ok(Self::over(Box::new(native::Native::new(url, authority, options)?), root, counters))
+        Ok(Self::over(Arc::new(native::Native::new(url, authority, options)?), root, counters))
     }
 
     /// By WebHDFS.
     #[cfg(feature = "webhdfs")]
     pub(crate) fn web(url: &str, options: &Options, policy: &crate::Policy, counters: Arc<Counters>) -> Result<Self> {
         let (host, root) = place(url, options)?;
-        Ok(Self::over(Box::new(web::Web::new(url, &host, options, policy)?), root, counters))
+        let cluster = web::Web::new(url, &host, options, policy)?;
+        if !cluster.can_name(&root) {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "WebHDFS has no sure way to name this path: mount it by hdfs://",
+            )
+            .with("url", url));
+        }
+        Ok(Self::over(Arc::new(cluster), root, counters))
     }
 
-    fn over(cluster: Box<dyn Cluster>, root: String, counters: Arc<Counters>) -> Self {
+    fn over(cluster: Arc<dyn Cluster>, root: String, counters: Arc<Counters>) -> Self {
         Self { cluster, root, cursors: Cursors::new(), renamed: Cursors::new(), counters }
     }
 
@@ -76,7 +84,7 @@ impl HdfsUfs {
     }
 
     async fn stat(&self, key: &str) -> Result<Option<Object>> {
-        if is_apart(key) {
+        if is_apart(key) || !self.cluster.can_name(key) {
             return Ok(None);
         }
         let status = self.cluster.status(&self.path(key)).await?;
@@ -114,11 +122,11 @@ impl HdfsUfs {
                 Error::new(ErrorKind::NotFound, "no such directory in the under file system").with("key", prefix)
             );
         }
-        let (prefix, counters) = (prefix.to_string(), self.counters.clone());
+        let (prefix, counters, cluster) = (prefix.to_string(), self.counters.clone(), self.cluster.clone());
         let entries = self.cluster.list(&self.path(&prefix)).filter_map(move |status| {
             let listed = status.map(|status| {
                 let key = format!("{prefix}{}", status.name);
-                if entry_name(&prefix, &key).is_none() {
+                if entry_name(&prefix, &key).is_none() || !cluster.can_name(&status.name) {
                     counters.skipped.fetch_add(1, Relaxed);
                     debug!(key, "a name of the under file system cannot be shown, left out");
                     return None;
@@ -197,6 +205,11 @@ impl HdfsUfs {
                         let message = "too many names cannot be shown, look at one directory";
                         return Err(Error::new(ErrorKind::TooBig, message).with("limit", ODD_MAX));
                     }
+                } else if !self.cluster.can_name(&status.name) {
+                    page.odd.push(OddKey {
+                        key,
+                        why: "it has a % or + or ;, which WebHDFS has no sure way to name: mount it by hdfs://",
+                    });
                 } else if status.directory {
                     waiting.push(format!("{key}/"));
                 }

@@ -23,16 +23,16 @@ fn hash(key: &str) -> u64 {
     key.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn usable(key: &str) -> Result<()> {
-    if key.is_empty() || is_apart(key) {
-        return Err(Error::new(ErrorKind::InvalidArgument, "this key cannot be changed").with("key", key));
-    }
-    Ok(())
-}
-
 impl HdfsUfs {
+    fn usable(&self, key: &str) -> Result<()> {
+        if key.is_empty() || is_apart(key) || !self.cluster.can_name(key) {
+            return Err(Error::new(ErrorKind::InvalidArgument, "this key cannot be changed").with("key", key));
+        }
+        Ok(())
+    }
+
     pub(super) async fn store_file(&self, key: &str, source: &dyn Source, when: &Condition) -> Result<Object> {
-        usable(key)?;
+        self.usable(key)?;
         let uploads = self.path(UPLOADS);
         let mine = format!("{:016x}-", hash(key));
         self.remove_earlier(&uploads, &mine).await?;
@@ -116,13 +116,13 @@ impl HdfsUfs {
     }
 
     pub(super) async fn make(&self, key: &str) -> Result<()> {
-        usable(key)?;
+        self.usable(key)?;
         self.cluster.make(&self.path(key)).await
     }
 
     /// A directory, which is empty, if the key ends in `/`; otherwise a file.
     pub(super) async fn remove(&self, key: &str) -> Result<()> {
-        usable(key)?;
+        self.usable(key)?;
         // A NameNode takes both alike.
         match self.stat(key.trim_end_matches('/')).await? {
             None => Ok(()),
@@ -135,7 +135,7 @@ impl HdfsUfs {
     }
 
     pub(super) async fn rename_file(&self, from: &str, to: &str, expect: &Expect) -> Result<Object> {
-        usable(from).and_then(|()| usable(to))?;
+        self.usable(from).and_then(|()| self.usable(to))?;
         // As in an attempt whose answer was lost.
         if let Some(earlier) = self.renamed.take(to, from)
             && self.stat(to).await?.as_ref() == Some(&earlier)
@@ -155,7 +155,7 @@ impl HdfsUfs {
 
     /// A directory replaces an empty one only.
     pub(super) async fn rename_tree(&self, from: &str, to: &str) -> Result<u64> {
-        usable(from).and_then(|()| usable(to))?;
+        self.usable(from).and_then(|()| self.usable(to))?;
         if let Some(earlier) = self.renamed.take(to, from)
             && self.stat(from.trim_end_matches('/')).await?.is_none()
             && self.stat(to.trim_end_matches('/')).await?.is_some_and(|there| there.mtime == earlier.mtime)
