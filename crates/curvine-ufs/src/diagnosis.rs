@@ -1,8 +1,9 @@
 //! What a store's error most likely means for whoever has typed url and options.
 
 /// Words of S3 stores, HTTP clients and TLS, and what to do. The first that is found counts.
-const HINTS: [(&[&str], &str); 17] = [
+const HINTS: [(&[&str], &str); 18] = [
     (&["NoSuchBucket"], "there is no such bucket: check its name and endpoint_url"),
+    (&["ContainerNotFound"], "there is no such container: check its name and endpoint_url"),
     (&["InvalidBucketName"], "no bucket can have this name"),
     (&["InvalidAccessKeyId"], "the store does not know this access key: check access and endpoint_url"),
     (&["SignatureDoesNotMatch"], "the secret does not belong to the access key: check secret and region_name"),
@@ -19,7 +20,7 @@ const HINTS: [(&[&str], &str); 17] = [
         "the bucket is in another region: set region_name, and endpoint_url if there is one",
     ),
     (
-        &["AccessDenied", "AllAccessDisabled", "AccountProblem"],
+        &["AccessDenied", "AllAccessDisabled", "AccountProblem", "AuthorizationFailure", "AuthenticationFailed"],
         "access denied: these credentials may not do this, see the policy of the bucket",
     ),
     (&["SlowDown", "TooManyRequests", "RequestLimitExceeded"], "the store asks to slow down"),

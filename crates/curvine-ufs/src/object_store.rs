@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use opendal::options::WriteOptions;
 
 use crate::objects::{Objects, is_plain, quoted};
-use crate::objects_change::TOKEN;
+use crate::objects_change::TOKEN_OF_LETTERS;
 use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 /// Bytes sent with one request.
@@ -53,7 +53,7 @@ impl ObjectStoreUfs {
             _ => self.0.compare_now(key, when).await?,
         }
         if can.write_with_user_metadata {
-            options.user_metadata = Some(HashMap::from([(TOKEN.to_string(), source.token().to_string())]));
+            options.user_metadata = Some(HashMap::from([(TOKEN_OF_LETTERS.to_string(), source.token().to_string())]));
         }
         if source.size() <= PART {
             let data = source.read(0, source.size()).await?;

@@ -199,7 +199,14 @@ impl Objects {
         if let Some(seen) = seen {
             compare(&seen, expect).map_err(|what| changed(what).with("have", &seen.etag).with("want", &expect.etag))?;
         }
-        let bytes = outcome.map_err(&failed)?.to_bytes();
+        let bytes = match outcome {
+            // Some stores say of what is gone that it is not the version that was asked for.
+            Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => {
+                self.operator.stat(key).await.map_err(&failed)?;
+                return Err(failed(error));
+            }
+            outcome => outcome.map_err(&failed)?.to_bytes(),
+        };
         if bytes.len() as u64 != len {
             return Err(changed("the object is shorter than expected").with("have", bytes.len()).with("want", len));
         }

@@ -15,6 +15,8 @@ use crate::{Condition, Expect, Object, Source};
 const MOVES_AT_ONCE: usize = 16;
 /// The object's metadata that holds the token.
 pub(crate) const TOKEN: &str = "curvine-content";
+/// The same for stores that take letters only, as Azure does.
+pub(crate) const TOKEN_OF_LETTERS: &str = "curvinecontent";
 /// Bytes moved at a time by a copy that the store does not make itself.
 const STEP: u64 = 8 << 20;
 
@@ -71,7 +73,9 @@ impl Objects {
     async fn head(&self, key: &str) -> Result<Option<(Object, Option<String>)>> {
         match self.operator.stat(key).await {
             Ok(metadata) => {
-                let token = metadata.user_metadata().and_then(|all| all.get(TOKEN).map(str::to_string));
+                let token = metadata
+                    .user_metadata()
+                    .and_then(|all| all.get(TOKEN).or(all.get(TOKEN_OF_LETTERS)).map(str::to_string));
                 Ok(Some((self.file(key, &metadata), token)))
             }
             Err(error) if error.kind() == opendal::ErrorKind::NotFound => Ok(None),

@@ -32,7 +32,10 @@ fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
 async fn a_directory_conforms() {
     let dir = tempfile::tempdir().unwrap();
     let ufs = open(&format!("file://{}", dir.path().display()), &BTreeMap::new(), &BTreeMap::new()).unwrap();
-    conform(&*ufs, Traits { shows_empty: true, escapes: true }, |key| std::fs::read(dir.path().join(key)).ok()).await;
+    conform(&*ufs, Traits { shows_empty: true, escapes: true, conditions: true }, |key| {
+        std::fs::read(dir.path().join(key)).ok()
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -48,7 +51,7 @@ async fn a_bucket_conforms() {
     let (open_options, secrets) = split_secrets("s3://data/below", given);
     let ufs = open("s3://data/below", &open_options, &secrets).unwrap();
     store.put("beside", b"what is not below the prefix");
-    conform(&*ufs, Traits { shows_empty: false, escapes: true }, |key| {
+    conform(&*ufs, Traits { shows_empty: false, escapes: true, conditions: true }, |key| {
         std::fs::read(store.path("below").join(key)).ok()
     })
     .await;
@@ -60,7 +63,7 @@ async fn any_store_of_opendal_conforms() {
     let operator = opendal::Operator::new(opendal::services::Memory::default().root("/below")).unwrap();
     let ufs = open_operator(operator.clone(), "memory://below", &Policy::default());
     let other = open_operator(operator, "memory://below", &Policy::default());
-    conform(&*ufs, Traits { shows_empty: true, escapes: true }, seen_by(other)).await;
+    conform(&*ufs, Traits { shows_empty: true, escapes: true, conditions: true }, seen_by(other)).await;
 }
 
 /// Each kind that is built in is made of its options, and refuses others; each that is not says what it needs.

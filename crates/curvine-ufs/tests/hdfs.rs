@@ -49,7 +49,7 @@ fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
 async fn an_hdfs_conforms() {
     let ufs = fresh("native").await;
     let other = open(&format!("{}/tests/native-{}", base(), std::process::id()), &[]).unwrap();
-    conform(&*ufs, Traits { shows_empty: true, escapes: true }, seen_by(other)).await;
+    conform(&*ufs, Traits { shows_empty: true, escapes: true, conditions: true }, seen_by(other)).await;
     assert_eq!(ufs.stat(".curvine-uploads").await.unwrap(), None);
     let parent = open(&format!("{}/tests", base()), &[]).unwrap();
     let key = format!("native-{}/.curvine-uploads", std::process::id());
@@ -63,7 +63,7 @@ async fn an_hdfs_conforms_by_webhdfs() {
     let web = std::env::var("HDFS_TEST_WEB").expect("HDFS_TEST_WEB: run this by `make test-hdfs`");
     let native = fresh("web").await;
     let ufs = open(&format!("webhdfs://{web}/tests/web-{}", std::process::id()), &[("webhdfs.user", "root")]).unwrap();
-    conform(&*ufs, Traits { shows_empty: true, escapes: false }, seen_by(native.clone())).await;
+    conform(&*ufs, Traits { shows_empty: true, escapes: false, conditions: true }, seen_by(native.clone())).await;
     let parent = open(&format!("{}/tests", base()), &[]).unwrap();
     let uploads = format!("web-{}/.curvine-uploads", std::process::id());
     assert_eq!(parent.stat(&uploads).await.unwrap(), None, "nothing unfinished is left");
