@@ -190,10 +190,8 @@ impl Leader {
         let leader = self.clone();
         tokio::spawn(async move {
             for inode in written {
-                let others = leader.replica.state().read().0.grant(inode);
-                if others.is_some_and(|grant| !grant.writers.is_empty())
-                    && let Err(error) = leader.fence_writers(inode, session, Instant::now() + STEP).await
-                {
+                // Also if nobody else writes now: whoever waited for the end of this session may be the next one.
+                if let Err(error) = leader.fence_writers(inode, session, Instant::now() + STEP).await {
                     tracing::warn!(inode, %error, "an expired writer is not fenced by epoch yet");
                 }
                 leader.seal_later(inode);
