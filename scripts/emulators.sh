@@ -12,18 +12,8 @@ if [[ ! -x $tools/venv/bin/gcp-storage-emulator ]]; then
     "$tools/venv/bin/pip" -q install azure-storage-blob gcp-storage-emulator >&2
 fi
 
-dir=$(mktemp -d)
-pids=()
-finish() {
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
-    rm -rf "$dir"
-}
-trap finish EXIT
-
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
+# shellcheck source=scripts/servers.sh
+source "$(dirname "${BASH_SOURCE[0]}")/servers.sh"
 
 azure=$(free_port) gcs=$(free_port)
 "$tools/node_modules/.bin/azurite-blob" --silent --inMemoryPersistence --skipApiVersionCheck --blobPort "$azure" >"$dir/azure.log" 2>&1 &

@@ -47,7 +47,8 @@ struct Plan {
     purge: Vec<u64>,
 }
 
-fn millis(time: Option<Time>) -> i64 {
+/// Since 1970; 0 without a time.
+pub(crate) fn millis(time: Option<Time>) -> i64 {
     let time = time.unwrap_or_default();
     time.sec.saturating_mul(1000).saturating_add(i64::from(time.nsec) / 1_000_000)
 }

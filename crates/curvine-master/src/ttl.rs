@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::change::Numbered;
 use crate::leader::Leader;
+use crate::trash::millis;
 
 /// How often it is looked whether a tree is to be walked.
 const TICK: Duration = Duration::from_secs(1);
@@ -39,11 +40,6 @@ struct Page {
     files: Vec<(Bytes, Attr)>,
     dirs: Vec<InodeId>,
     next: Option<u64>,
-}
-
-fn millis(time: Option<Time>) -> i64 {
-    let time = time.unwrap_or_default();
-    time.sec.saturating_mul(1000).saturating_add(i64::from(time.nsec) / 1_000_000)
 }
 
 impl Leader {

@@ -7,25 +7,13 @@ mod support;
 mod writes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use conformance::{Traits, conform};
-use curvine_ufs::{Expect, Policy, Ufs, open, open_operator, split_secrets};
+use conformance::{Traits, conform, seen_by};
+use curvine_ufs::{Policy, open, open_operator, split_secrets};
 use support::{ACCESS, SECRET, Store};
 
 fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
-}
-
-/// What another client sees.
-fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
-    move |key| {
-        let look = async {
-            let there = ufs.stat(key).await.unwrap()?;
-            Some(ufs.read(key, 0, there.size, &Expect::of(&there)).await.unwrap().to_vec())
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(look))
-    }
 }
 
 #[tokio::test]

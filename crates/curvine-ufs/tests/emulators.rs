@@ -9,7 +9,7 @@ mod writes;
 
 use std::sync::Arc;
 
-use conformance::{Traits, conform};
+use conformance::{Traits, conform, seen_by};
 use curvine_types::{ErrorKind, Result};
 use curvine_ufs::{Condition, Expect, Ufs, open, split_secrets};
 
@@ -20,17 +20,6 @@ fn opened(url: &str, given: &[(&str, &str)]) -> Result<Arc<dyn Ufs>> {
     let given = given.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let (options, secrets) = split_secrets(url, given);
     open(url, &options, &secrets)
-}
-
-/// What another client sees.
-fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
-    move |key| {
-        let look = async {
-            let there = ufs.stat(key).await.unwrap()?;
-            Some(ufs.read(key, 0, there.size, &Expect::of(&there)).await.unwrap().to_vec())
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(look))
-    }
 }
 
 fn address(variable: &str) -> String {

@@ -10,7 +10,7 @@ mod writes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use conformance::{Traits, conform};
+use conformance::{Traits, conform, seen_by};
 use curvine_types::ErrorKind;
 use curvine_ufs::{Condition, Expect, Policy, Ufs, open_with, split_secrets};
 use writes::Plain;
@@ -31,17 +31,6 @@ async fn fresh(name: &str) -> Arc<dyn Ufs> {
     let path = format!("{name}-{}", std::process::id());
     open(&base(), &[]).unwrap().make_directory(&format!("tests/{path}/")).await.unwrap();
     open(&format!("{}/tests/{path}", base()), &[]).unwrap()
-}
-
-/// What another client sees.
-fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
-    move |key| {
-        let look = async {
-            let there = ufs.stat(key).await.unwrap()?;
-            Some(ufs.read(key, 0, there.size, &Expect::of(&there)).await.unwrap().to_vec())
-        };
-        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(look))
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -124,12 +124,12 @@ impl Inbox {
         let place = match free.pop() {
             Some(place) => place,
             None => {
-                let high = self.words.words()[HIGH].load(Ordering::Acquire);
-                if high as usize >= self.places {
+                let next = self.high();
+                if next as usize >= self.places {
                     return None;
                 }
-                self.words.words()[HIGH].store(high + 1, Ordering::Release);
-                high as u32
+                self.words.words()[HIGH].store(u64::from(next) + 1, Ordering::Release);
+                next
             }
         };
         drop(free);
@@ -142,8 +142,7 @@ impl Inbox {
     /// slots are dropped; the others are free.
     pub fn left(self: &Arc<Self>) -> Vec<Left> {
         let mut left = Vec::new();
-        let high = self.words.words()[HIGH].load(Ordering::Acquire) as u32;
-        for place in (0..high).rev() {
+        for place in (0..self.high()).rev() {
             match self.look(place) {
                 Some((unique, what)) => {
                     let slot = Slot { inbox: self.clone(), place, inherited: true };
@@ -159,8 +158,7 @@ impl Inbox {
 
     /// The caller of a request has a signal: a successor is to know, too.
     pub fn interrupt(&self, unique: u64) {
-        let high = self.words.words()[HIGH].load(Ordering::Acquire) as u32;
-        for place in 0..high {
+        for place in 0..self.high() {
             let words = self.place(place);
             if words[STATE].load(Ordering::Acquire) == TAKEN && words[UNIQUE].load(Ordering::Acquire) == unique {
                 words[INTERRUPTED].store(1, Ordering::Release);
@@ -194,6 +192,11 @@ impl Inbox {
             }
             _ => None,
         }
+    }
+
+    /// Places below this one have been used.
+    fn high(&self) -> u32 {
+        self.words.words()[HIGH].load(Ordering::Acquire) as u32
     }
 
     /// Words for a request.

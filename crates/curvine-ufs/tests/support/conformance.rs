@@ -1,5 +1,6 @@
 //! What every store does, whatever it is.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use curvine_types::ErrorKind;
@@ -29,6 +30,17 @@ pub async fn conform(ufs: &dyn Ufs, traits: Traits, holds: impl Fn(&str) -> Opti
     directories_are_told_in_order_and_in_parts(ufs, traits.escapes).await;
     ranges_are_exact_and_of_one_version(ufs).await;
     odd_calls_are_errors(ufs).await;
+}
+
+/// What another client sees of a store, for `conform`.
+pub fn seen_by(ufs: Arc<dyn Ufs>) -> impl Fn(&str) -> Option<Vec<u8>> {
+    move |key| {
+        let look = async {
+            let there = ufs.stat(key).await.unwrap()?;
+            Some(ufs.read(key, 0, there.size, &Expect::of(&there)).await.unwrap().to_vec())
+        };
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(look))
+    }
 }
 
 async fn put(ufs: &dyn Ufs, key: &str, content: &[u8]) -> Object {
