@@ -6,7 +6,8 @@
 //!
 //! Always: `small_bytes` and `main_bytes` are the sums of the weights of what is in the queues, because a weight is only changed here.
 
-use std::collections::{HashMap, VecDeque};
+use curvine_types::FastMap;
+use std::collections::VecDeque;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -54,7 +55,7 @@ pub(crate) struct S3Fifo<T: Evictable> {
     small_bytes: u64,
     main_bytes: u64,
     /// Each with a number that tells whether an entry of `ghost` still counts, and its bytes.
-    ghosts: HashMap<T::Key, (u64, u64)>,
+    ghosts: FastMap<T::Key, (u64, u64)>,
     ghost: VecDeque<(T::Key, u64)>,
     ghost_bytes: u64,
     next_ghost: u64,
@@ -67,7 +68,7 @@ impl<T: Evictable> Default for S3Fifo<T> {
             main: VecDeque::new(),
             small_bytes: 0,
             main_bytes: 0,
-            ghosts: HashMap::new(),
+            ghosts: FastMap::default(),
             ghost: VecDeque::new(),
             ghost_bytes: 0,
             next_ghost: 0,

@@ -1,7 +1,8 @@
 //! The open files of the store: at most so many, least recently used closed first. Known by the number of the content in
 //! memory, not by its key: a content that is made anew has another file.
 
-use std::collections::{BTreeMap, HashMap};
+use curvine_types::FastMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ pub(crate) struct FileCache {
 
 #[derive(Default)]
 struct Files {
-    by_id: HashMap<u64, (Arc<File>, u64)>,
+    by_id: FastMap<u64, (Arc<File>, u64)>,
     by_use: BTreeMap<u64, u64>,
     clock: u64,
 }

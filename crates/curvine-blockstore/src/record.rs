@@ -3,7 +3,8 @@
 //! A record is `length u32, CRC-32C u32, protobuf`, little endian; the checksum covers length and body.
 //! Replaying a log twice, or a compacted one, gives the same state.
 
-use std::collections::{BTreeSet, HashMap};
+use curvine_types::FastMap;
+use std::collections::BTreeSet;
 
 use prost::Message;
 
@@ -304,7 +305,7 @@ pub(crate) fn pieces_bodies(chunks: &ChunkMap) -> Vec<Body> {
 /// The state of a tier directory as its log tells it.
 #[derive(Default)]
 pub(crate) struct Replay {
-    pub contents: HashMap<ContentKey, Known>,
+    pub contents: FastMap<ContentKey, Known>,
     /// Boot of the last store that was opened.
     pub boot_id: Option<String>,
     /// The last store was closed in order.

@@ -2,10 +2,10 @@
 //!
 //! Always: what is answered here can no longer change, because inode numbers are never used again.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use curvine_proto::{Attr, FileKind};
-use curvine_types::InodeId;
+use curvine_types::{FastMap, InodeId};
 use parking_lot::Mutex;
 
 /// Directories that are remembered; of older ones the answer is ESTALE, as of those that other clients removed.
@@ -13,7 +13,7 @@ const LIMIT: usize = 1024;
 
 #[derive(Default)]
 struct Inner {
-    known: HashMap<InodeId, Attr>,
+    known: FastMap<InodeId, Attr>,
     order: VecDeque<InodeId>,
 }
 

@@ -4,13 +4,13 @@
 //! connection. So an open counts only if no snapshot was taken since it was sent, and a close is sent only over the connection
 //! whose snapshot had the open.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use curvine_proto::{CloseRequest, DataMode, Empty, Method, OpenInode};
 use curvine_rpc::Body;
-use curvine_types::{Error, ErrorKind, InodeId, Result};
+use curvine_types::{Error, ErrorKind, FastMap, InodeId, Result};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -30,7 +30,7 @@ pub(crate) struct Opens {
 
 #[derive(Default)]
 struct Inner {
-    files: HashMap<InodeId, Opened>,
+    files: FastMap<InodeId, Opened>,
     /// The connection of the last snapshot.
     serial: u64,
     handles: usize,

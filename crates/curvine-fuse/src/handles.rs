@@ -3,12 +3,11 @@
 //! Always: a number is never used twice in one mount, so that a late request cannot meet another file; what is open is in the
 //! hand-over table before anybody learns its number.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use curvine_client::DirItem;
-use curvine_types::InodeId;
+use curvine_types::{FastMap, InodeId};
 use parking_lot::RwLock;
 
 use crate::handover::{HandleRecord, Table};
@@ -61,7 +60,7 @@ pub struct Handles<H> {
     limit: usize,
     table: Arc<Table>,
     count: AtomicUsize,
-    shards: [RwLock<HashMap<u64, Arc<Opened<H>>>>; SHARDS],
+    shards: [RwLock<FastMap<u64, Arc<Opened<H>>>>; SHARDS],
 }
 
 impl<H> Handles<H> {
@@ -70,7 +69,7 @@ impl<H> Handles<H> {
         Self { limit, table, count: AtomicUsize::new(0), shards: std::array::from_fn(|_| RwLock::default()) }
     }
 
-    fn shard(&self, fh: u64) -> &RwLock<HashMap<u64, Arc<Opened<H>>>> {
+    fn shard(&self, fh: u64) -> &RwLock<FastMap<u64, Arc<Opened<H>>>> {
         &self.shards[fh as usize % SHARDS]
     }
 

@@ -3,7 +3,8 @@
 //! Always: a request is answered exactly once, by whoever takes its answer first; an INTERRUPT that overtakes its request
 //! (they may come through different readers) is remembered until the request arrives.
 
-use std::collections::{HashMap, VecDeque};
+use curvine_types::FastMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -157,7 +158,7 @@ pub struct Interrupts {
 
 #[derive(Debug, Default)]
 struct Table {
-    waiting: HashMap<u64, Arc<Waiting>>,
+    waiting: FastMap<u64, Arc<Waiting>>,
     early: VecDeque<u64>,
 }
 

@@ -3,12 +3,11 @@
 //! Always: the first open decides, later ones join, the last close clears. An open counts from before its reply until its
 //! RELEASE, so a recall that comes in between finds it. The kernel leaves a mode before RELEASE comes, so the count is never too low.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use curvine_proto::DataMode;
-use curvine_types::InodeId;
+use curvine_types::{FastMap, InodeId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -113,12 +112,12 @@ const SHARDS: usize = 16;
 /// The open inodes of this mount.
 #[derive(Debug, Default)]
 pub struct IoModes {
-    shards: [Mutex<HashMap<InodeId, OpenInode>>; SHARDS],
+    shards: [Mutex<FastMap<InodeId, OpenInode>>; SHARDS],
     pub contested: Contested,
 }
 
 impl IoModes {
-    fn shard(&self, inode: InodeId) -> &Mutex<HashMap<InodeId, OpenInode>> {
+    fn shard(&self, inode: InodeId) -> &Mutex<FastMap<InodeId, OpenInode>> {
         &self.shards[inode as usize % SHARDS]
     }
 

@@ -3,7 +3,6 @@
 //! Always: each request that wants an answer gets exactly one; a reader never waits for a request, only for room at the
 //! gate, and one reader never does.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,7 +17,7 @@ use curvine_client::{Origin, on_behalf};
 use curvine_fuse_abi::kernel::{InHeader, ROOT_ID, UNIQUE_RESEND};
 use curvine_fuse_abi::reply::{attr_out, statx_out};
 use curvine_fuse_abi::{Device, Opcode, Operation, ReadResult, parse, request};
-use curvine_types::{Error, ErrorKind, InodeId, Result};
+use curvine_types::{Error, ErrorKind, FastMap, InodeId, Result};
 use parking_lot::Mutex;
 use tracing::{debug, error, warn};
 
@@ -62,9 +61,9 @@ pub(crate) struct Server<B: Backend> {
     /// What a successor needs.
     pub table: Arc<Table>,
     /// Requests that a predecessor was serving, until the kernel has sent them again.
-    pub inherited: Mutex<HashMap<u64, RequestRecord>>,
+    pub inherited: Mutex<FastMap<u64, RequestRecord>>,
     /// What a predecessor had opened, by the requests that it may not have answered any more.
-    pub opened_by: Mutex<HashMap<u64, u64>>,
+    pub opened_by: Mutex<FastMap<u64, u64>>,
     /// What is read goes through it, where the kernel does not send it again to a successor.
     pub inbox: Option<Arc<Inbox>>,
     /// No more requests are read: a successor takes over.

@@ -1,17 +1,16 @@
 //! One async lock, or one gate, for each thing that is being worked on.
 
-use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use curvine_types::{Error, ErrorKind, Result};
+use curvine_types::{Error, ErrorKind, FastMap, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Locks by key; an entry exists only while somebody holds or wants it.
 pub struct KeyedLocks<K: Hash + Eq + Copy + Debug> {
-    locks: Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>,
+    locks: Mutex<FastMap<K, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 /// The lock of one key, until dropped.
@@ -66,7 +65,7 @@ impl<K: Hash + Eq + Copy + Debug> Drop for KeyedGuard<'_, K> {
 
 /// One gate for each thing: changes pass together, a look at the whole passes alone.
 pub struct KeyedGates<K: Hash + Eq + Copy + Debug> {
-    gates: Mutex<HashMap<K, Arc<tokio::sync::RwLock<()>>>>,
+    gates: Mutex<FastMap<K, Arc<tokio::sync::RwLock<()>>>>,
 }
 
 /// A passage, until dropped.

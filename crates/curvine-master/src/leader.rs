@@ -1,6 +1,5 @@
 //! One leadership: the replicated state together with the soft state that is made anew for each leader, and the work in its background.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{ContentId, DeleteContentRequest, Empty, ExpireSession, ForgetGarbage, Garbage, Method, Reap};
 use curvine_raft::Replica;
 use curvine_rpc::Connector;
-use curvine_types::{InodeId, Result, SessionId, WorkerId};
+use curvine_types::{FastSet, InodeId, Result, SessionId, WorkerId};
 use futures::StreamExt;
 use futures::stream;
 use parking_lot::Mutex;
@@ -72,7 +71,7 @@ pub struct Leader {
 /// Files to be sealed. Bounded by the number of live files.
 #[derive(Default)]
 struct SealQueue {
-    waiting: Mutex<HashSet<InodeId>>,
+    waiting: Mutex<FastSet<InodeId>>,
     added: Notify,
 }
 

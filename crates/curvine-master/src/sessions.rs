@@ -2,11 +2,10 @@
 //!
 //! Time is CLOCK_BOOTTIME, counted from the receipt of a heartbeat; the client counts from its sending, so it stops first.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use curvine_rpc::Peer;
-use curvine_types::{Error, ErrorKind, Result, SessionId};
+use curvine_types::{Error, ErrorKind, FastMap, Result, SessionId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// The live sessions of a leadership.
 pub struct Sessions {
-    inner: Mutex<HashMap<SessionId, Soft>>,
+    inner: Mutex<FastMap<SessionId, Soft>>,
     /// A session came, went, declared itself or has a new connection.
     moved: Notify,
     lease: Duration,

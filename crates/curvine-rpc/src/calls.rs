@@ -3,12 +3,11 @@
 //! Always: each registered call is taken out exactly once: by its reply, by its caller who gives up, or by the end of the
 //! connection.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use curvine_types::{Error, ErrorKind, Result};
+use curvine_types::{Error, ErrorKind, FastMap, Result};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -46,7 +45,7 @@ pub(crate) struct Calls {
 
 #[derive(Default)]
 struct Table {
-    waiting: HashMap<u32, oneshot::Sender<Outcome>>,
+    waiting: FastMap<u32, oneshot::Sender<Outcome>>,
     closed: bool,
 }
 

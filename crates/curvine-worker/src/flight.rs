@@ -3,14 +3,13 @@
 //! What always holds: a chunk is fetched by at most one flight at a time; a flight leaves the table after what it brought is
 //! in the block store (or could not be kept), so a chunk that is neither present nor in flight has to be fetched.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use curvine_blockstore::ContentKey;
 use curvine_proto::ErrorBody;
 use curvine_types::limits::CHUNK_SIZE;
-use curvine_types::{Error, ErrorKind, Result};
+use curvine_types::{Error, ErrorKind, FastMap, Result};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
@@ -125,7 +124,7 @@ fn gave_up() -> Error {
 
 /// The flights of all contents, by chunk.
 #[derive(Default)]
-pub(crate) struct Flights(Mutex<HashMap<(ContentKey, u64), Arc<Flight>>>);
+pub(crate) struct Flights(Mutex<FastMap<(ContentKey, u64), Arc<Flight>>>);
 
 impl Flights {
     /// For each wanted chunk that is still missing: the flight that brings it, if there is one. For the others new flights

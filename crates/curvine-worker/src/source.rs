@@ -2,7 +2,7 @@
 //!
 //! What always holds: a handle is as new as the newest `mount_change` that anybody has named; credentials stay in the handle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
@@ -13,7 +13,7 @@ use curvine_proto::{
     ResolveMountRequest, UfsEntry,
 };
 use curvine_rpc::{Body, Channel};
-use curvine_types::{Error, ErrorKind, MountId, Result, Secret};
+use curvine_types::{Error, ErrorKind, FastMap, MountId, Result, Secret};
 use curvine_ufs::{Expect, Policy, Ufs};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -46,8 +46,8 @@ pub(crate) struct Sources {
     worker: AtomicU64,
     policy: Policy,
     timeout: Duration,
-    objects: Mutex<HashMap<ContentKey, Arc<Object>>>,
-    mounts: tokio::sync::Mutex<HashMap<MountId, Handle>>,
+    objects: Mutex<FastMap<ContentKey, Arc<Object>>>,
+    mounts: tokio::sync::Mutex<FastMap<MountId, Handle>>,
     pub per_mount: PerMount,
     /// Contents that are being resolved only to know whose they are.
     naming: Semaphore,

@@ -15,12 +15,12 @@ mod shard;
 #[cfg(test)]
 mod cache_test;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use curvine_proto::{Attr, Lease, LiveAttr};
-use curvine_types::{Generation, InodeId};
+use curvine_types::{FastSet, Generation, InodeId};
 use parking_lot::Mutex;
 
 use shard::Shard;
@@ -66,7 +66,7 @@ struct Evicted {
     /// Not yet reported, with the boot time from which they may be.
     waiting: VecDeque<(Duration, InodeId)>,
     /// In a heartbeat that is on its way.
-    reported: HashSet<InodeId>,
+    reported: FastSet<InodeId>,
 }
 
 impl Cache {

@@ -1,10 +1,9 @@
 //! What is cached of one inode, and which of two states of it is the newer.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use curvine_proto::{Attr, FileKind, LiveAttr, Time};
-use curvine_types::{Generation, InodeId};
+use curvine_types::{FastMap, Generation, InodeId};
 
 #[derive(Default)]
 pub(super) struct Node {
@@ -40,7 +39,7 @@ impl Node {
 /// The known names of a directory.
 #[derive(Default)]
 pub(super) struct Names {
-    known: HashMap<Box<[u8]>, KnownName>,
+    known: FastMap<Box<[u8]>, KnownName>,
     /// How many of them are there.
     present: u64,
 }

@@ -2,12 +2,12 @@
 //!
 //! Always: an event is either in the map or not above the floor, so "nothing known and above the floor" means "did not happen".
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use curvine_types::InodeId;
+use curvine_types::{FastMap, InodeId};
 
 pub(super) struct Recent<V> {
-    known: HashMap<InodeId, (u64, V)>,
+    known: FastMap<InodeId, (u64, V)>,
     order: VecDeque<(InodeId, u64)>,
     floor: u64,
     limit: usize,
@@ -24,7 +24,7 @@ pub(super) enum Since<'a, V> {
 
 impl<V> Recent<V> {
     pub(super) fn new(limit: usize) -> Self {
-        Self { known: HashMap::new(), order: VecDeque::new(), floor: 0, limit }
+        Self { known: FastMap::default(), order: VecDeque::new(), floor: 0, limit }
     }
 
     /// Records an event of `inode` at `number`, unless a later one is known.

@@ -1,10 +1,10 @@
 //! One shard of the cache: the inodes whose numbers fall to it. Called under its lock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use curvine_proto::{Attr, FileKind, LiveAttr};
-use curvine_types::{Generation, InodeId};
+use curvine_types::{FastMap, Generation, InodeId};
 
 use super::node::{Held, KnownName, Node, Version, merge_live};
 use super::recent::{Recent, Since};
@@ -22,7 +22,7 @@ enum Own {
 }
 
 pub(super) struct Shard {
-    nodes: HashMap<InodeId, Node>,
+    nodes: FastMap<InodeId, Node>,
     /// The hand of the clock goes round here.
     ring: VecDeque<InodeId>,
     names: usize,
@@ -36,7 +36,7 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn new(inode_limit: usize, name_limit: usize, recent: usize) -> Self {
         Self {
-            nodes: HashMap::new(),
+            nodes: FastMap::default(),
             ring: VecDeque::new(),
             names: 0,
             recalls: Recent::new(recent),
