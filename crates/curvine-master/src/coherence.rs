@@ -4,11 +4,11 @@
 //! Always: a lease is registered before the state that it covers is read, so a change that begins in between recalls it.
 //! Only memory is touched under the lock, and there is no await under it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use curvine_proto::{Lease, OpenInode};
-use curvine_types::{Error, ErrorKind, InodeId, Result, SessionId};
+use curvine_types::{Error, ErrorKind, FastMap, FastSet, InodeId, Result, SessionId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,12 +27,12 @@ pub struct Coherence {
 struct Inner {
     /// Of the newest lease or recall; a recall voids all leases up to its own.
     number: u64,
-    leases: HashMap<InodeId, Vec<Holder>>,
-    leases_of: HashMap<SessionId, HashSet<InodeId>>,
+    leases: FastMap<InodeId, Vec<Holder>>,
+    leases_of: FastMap<SessionId, FastSet<InodeId>>,
     lease_count: usize,
-    changing: HashMap<InodeId, Vec<Mark>>,
-    opens: HashMap<InodeId, HashMap<SessionId, OpenCount>>,
-    opens_of: HashMap<SessionId, HashSet<InodeId>>,
+    changing: FastMap<InodeId, Vec<Mark>>,
+    opens: FastMap<InodeId, FastMap<SessionId, OpenCount>>,
+    opens_of: FastMap<SessionId, FastSet<InodeId>>,
 }
 
 struct Holder {
@@ -69,29 +69,13 @@ impl Coherence {
 
     /// Registers a lease, if that is allowed now. The caller reads the state only afterwards.
     pub fn grant(&self, session: SessionId, inode: InodeId) -> Option<Lease> {
+        self.inner.lock().grant(session, inode, self.lease_limit)
+    }
+
+    /// As `grant`, for each of the inodes.
+    pub fn grant_all(&self, session: SessionId, inodes: impl Iterator<Item = InodeId>) -> Vec<Option<Lease>> {
         let mut inner = self.inner.lock();
-        if inner.changing.get(&inode).is_some_and(|marks| marks.iter().any(|mark| mark.session != session)) {
-            return None;
-        }
-        let inner = &mut *inner;
-        inner.number += 1;
-        let number = inner.number;
-        let holders = inner.leases.entry(inode).or_default();
-        if let Some(holder) = holders.iter_mut().find(|holder| holder.session == session) {
-            holder.number = number;
-            // All leases of the session may just be about to be dropped: this one is not one of them.
-            inner.leases_of.entry(session).or_default().insert(inode);
-        } else if inner.lease_count < self.lease_limit {
-            holders.push(Holder { session, number, first: number });
-            inner.lease_count += 1;
-            inner.leases_of.entry(session).or_default().insert(inode);
-        } else {
-            if holders.is_empty() {
-                inner.leases.remove(&inode);
-            }
-            return None;
-        }
-        Some(Lease { inode, number, valid_ms: 0 })
+        inodes.map(|inode| inner.grant(session, inode, self.lease_limit)).collect()
     }
 
     /// Takes back a lease that the state read after its grant does not allow. One that the session had before, or was granted
@@ -123,7 +107,7 @@ impl Coherence {
     }
 
     /// Does something with many inodes, in short holds of the lock.
-    fn in_pieces(&self, inodes: HashSet<InodeId>, mut one: impl FnMut(&mut Inner, InodeId)) {
+    fn in_pieces(&self, inodes: FastSet<InodeId>, mut one: impl FnMut(&mut Inner, InodeId)) {
         let mut inodes = inodes.into_iter();
         while inodes.len() > 0 {
             let mut inner = self.inner.lock();
@@ -243,12 +227,33 @@ impl Coherence {
     /// Leases and open inodes of one session.
     pub fn counts_of(&self, session: SessionId) -> (usize, usize) {
         let inner = self.inner.lock();
-        let count = |map: &HashMap<SessionId, HashSet<InodeId>>| map.get(&session).map_or(0, HashSet::len);
+        let count = |map: &FastMap<SessionId, FastSet<InodeId>>| map.get(&session).map_or(0, FastSet::len);
         (count(&inner.leases_of), count(&inner.opens_of))
     }
 }
 
 impl Inner {
+    fn grant(&mut self, session: SessionId, inode: InodeId, lease_limit: usize) -> Option<Lease> {
+        if self.changing.get(&inode).is_some_and(|marks| marks.iter().any(|mark| mark.session != session)) {
+            return None;
+        }
+        let held =
+            self.leases.get_mut(&inode).and_then(|holders| holders.iter_mut().find(|held| held.session == session));
+        let renewed = held.map(|held| held.number = self.number + 1).is_some();
+        if !renewed && self.lease_count >= lease_limit {
+            return None;
+        }
+        self.number += 1;
+        let number = self.number;
+        if !renewed {
+            self.leases.entry(inode).or_default().push(Holder { session, number, first: number });
+            self.lease_count += 1;
+        }
+        // Also of one that is renewed: all leases of the session may just be about to be dropped, and this is not one of them.
+        self.leases_of.entry(session).or_default().insert(inode);
+        Some(Lease { inode, number, valid_ms: 0 })
+    }
+
     fn drop_lease(&mut self, session: SessionId, inode: InodeId, up_to: u64) {
         let Some(holders) = self.leases.get_mut(&inode) else { return };
         let before = holders.len();

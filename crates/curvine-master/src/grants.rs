@@ -3,7 +3,7 @@
 use curvine_namespace::Grant;
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::{
-    Attr, CloseRequest, DataMode, DropOrphan, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
+    Attr, CloseRequest, DataMode, DirEntry, DropOrphan, GetLayoutReply, GetLayoutRequest, GrantWrite, Lease, OpenReply,
     OpenRequest, ReleaseWrite,
 };
 use curvine_raft::Hurry;
@@ -76,6 +76,38 @@ impl Leader {
                 Err(error)
             }
         }
+    }
+
+    /// As `leased_attr`, for a page of a listing. An inode that is gone meanwhile is listed as it was: its name may be another
+    /// one's by now, and must not be missing.
+    pub(crate) fn leased_entries(
+        &self,
+        session: SessionId,
+        entries: Vec<DirEntry>,
+    ) -> Vec<(DirEntry, Attr, Option<Lease>)> {
+        let entries = entries.into_iter().filter_map(|mut entry| Some((entry.attr.take()?, entry)));
+        let (seen, entries): (Vec<Attr>, Vec<DirEntry>) = entries.unzip();
+        let leases = match self.sessions.may_lease(session) {
+            true => self.coherence.grant_all(session, seen.iter().map(|attr| attr.inode)),
+            false => vec![None; seen.len()],
+        };
+        let now: Vec<_> = {
+            let state = self.replica.state().read();
+            let now = |attr: &Attr| state.0.attr(attr.inode).map(|attr| (attr, state.0.grant(attr.inode)));
+            seen.iter().map(now).collect()
+        };
+        let keep =
+            |(((entry, seen), lease), now): (((DirEntry, Attr), Option<Lease>), Result<(Attr, Option<Grant>)>)| {
+                let Ok((attr, grant)) = now else {
+                    if let Some(lease) = lease {
+                        self.coherence.revoke(session, &lease);
+                    }
+                    return (entry, seen, None);
+                };
+                let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
+                (entry, attr, lease)
+            };
+        entries.into_iter().zip(seen).zip(leases).zip(now).map(keep).collect()
     }
 
     /// Opens a file for a session.

@@ -64,21 +64,15 @@ impl Leader {
         let (dir, dir_lease) = self.leased_attr(session, inode)?;
         let limit = (limit as usize).clamp(1, ENTRIES_MAX);
         let (entries, end) = self.replica.state().read().0.readdir(inode, cookie, limit)?;
-        let mut leases: Vec<_> = dir_lease.into_iter().collect();
-        let mut listed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let Some(seen) = entry.attr else { continue };
-            // An inode that is gone meanwhile is listed as it was: its name may be another one's by now, and must not be missing.
-            let (attr, lease) = self.leased_attr(session, seen.inode).unwrap_or((seen, None));
-            listed.push((DirEntry { attr: None, ..entry }, attr, lease));
-        }
-        let fresh = |(entry, attr, lease): (DirEntry, _, _)| async move {
-            let (attr, lease) = self.best_attr(session, attr, lease, deadline).await;
-            (DirEntry { attr: Some(attr), ..entry }, lease)
-        };
-        let fresh: Vec<_> = stream::iter(listed).map(fresh).buffered(STATS_AT_ONCE).collect().await;
-        let (entries, child_leases): (Vec<_>, Vec<_>) = fresh.into_iter().unzip();
-        leases.extend(child_leases.into_iter().flatten());
+        let mut listed = self.leased_entries(session, entries);
+        let live = listed.iter_mut().filter(|(_, attr, _)| attr.live);
+        stream::iter(live)
+            .for_each_concurrent(STATS_AT_ONCE, |(_, attr, lease)| async move {
+                (*attr, *lease) = self.best_attr(session, *attr, lease.take(), deadline).await;
+            })
+            .await;
+        let leases = dir_lease.into_iter().chain(listed.iter().filter_map(|(_, _, lease)| *lease)).collect();
+        let entries = listed.into_iter().map(|(entry, attr, _)| DirEntry { attr: Some(attr), ..entry }).collect();
         Ok(ReadDirReply { entries, end, dir: Some(dir), leases })
     }
 
