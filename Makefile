@@ -53,7 +53,7 @@ test-posix: needs-mount tools build
 bench: needs-mount build
 	@scripts/bench.sh $(BIN_DIR)/curvine $(DATA) $(BENCH)
 
-# An object of a store in the same process, read by a mount and by a plain client. CURVINE_OBJECT_MIB is its size (32).
+# An object of a store in the same process, read by a mount and by a plain client. CURVINE_OBJECT_MIB is its size (1024).
 bench-store: needs-mount build
 	CURVINE_TEST_SSD=16GB CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine $(CARGO) test --workspace --locked --test guide plain_client -- --ignored --nocapture
 

@@ -10,6 +10,8 @@ mod lives;
 mod many;
 #[path = "guide/mounts.rs"]
 mod mounts;
+#[path = "guide/objects.rs"]
+mod objects;
 #[path = "guide/speed.rs"]
 mod speed;
 #[path = "guide/store.rs"]

@@ -23,6 +23,7 @@ pub struct Store {
     dir: tempfile::TempDir,
     address: SocketAddr,
     runtime: tokio::runtime::Runtime,
+    make: Box<dyn Fn(&Path) -> S3Service>,
     server: Option<JoinHandle<()>>,
     requests: Arc<Mutex<Vec<String>>>,
     denied: Arc<Mutex<Option<String>>>,
@@ -57,6 +58,11 @@ pub fn part_number(request: &str) -> Option<usize> {
 impl Store {
     /// With these buckets, empty.
     pub fn start(buckets: &[&str]) -> Store {
+        Self::serve(buckets, |dir| service(s3s_fs::FileSystem::new(dir).expect("a store")))
+    }
+
+    /// Buckets as directories, or whatever else is made of the directory.
+    fn serve(buckets: &[&str], make: impl Fn(&Path) -> S3Service + 'static) -> Store {
         let dir = tempfile::tempdir().expect("make a directory");
         for bucket in buckets {
             std::fs::create_dir(dir.path().join(bucket)).expect("make a bucket");
@@ -68,9 +74,15 @@ impl Store {
         drop(probe);
         let held = tokio::sync::watch::Sender::new(Hold::None);
         let (requests, denied) = (Arc::default(), Arc::default());
-        let mut store = Store { dir, address, runtime, server: None, requests, denied, held };
+        let make = Box::new(make);
+        let mut store = Store { dir, address, runtime, make, server: None, requests, denied, held };
         store.switch_on();
         store
+    }
+
+    /// These objects, which nobody can change.
+    pub fn of(objects: impl s3s::S3 + Clone) -> Store {
+        Self::serve(&[], move |_| service(objects.clone()))
     }
 
     pub fn endpoint(&self) -> String {
@@ -78,9 +90,7 @@ impl Store {
     }
 
     pub fn switch_on(&mut self) {
-        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(self.dir.path()).expect("a store"));
-        builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
-        let service = builder.build();
+        let service = (self.make)(self.dir.path());
         let listener = self.runtime.block_on(TcpListener::bind(self.address)).expect("listen");
         let watch = Watch { requests: self.requests.clone(), denied: self.denied.clone(), held: self.held.subscribe() };
         self.server = Some(self.runtime.spawn(serve(listener, service, watch)));
@@ -136,6 +146,13 @@ impl Store {
     pub fn delete(&self, bucket: &str, key: &str) {
         std::fs::remove_file(self.path(bucket, key)).expect("delete an object");
     }
+}
+
+/// With the only credentials that are good.
+fn service(store: impl s3s::S3) -> S3Service {
+    let mut builder = S3ServiceBuilder::new(store);
+    builder.set_auth(SimpleAuth::from_single(ACCESS, SECRET));
+    builder.build()
 }
 
 /// What asks for the content of an object, not for names or attributes.

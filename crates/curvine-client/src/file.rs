@@ -47,7 +47,7 @@ pub(crate) enum Place {
 }
 
 /// Data read under it is right as long as the lease is unbroken and no own write ended since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     tenure: u64,
     data_epoch: u64,

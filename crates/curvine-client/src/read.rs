@@ -176,6 +176,7 @@ impl Core {
         let mut ahead = open.read_ahead.lock();
         let plan = ahead.plan(stamp, offset, length as u64, size);
         let Some(stamp) = stamp else { return };
+        let expected = ahead.expected();
         for index in plan {
             let Ok(memory) = self.ahead_memory.clone().try_acquire_many_owned(kib(IO_MAX as u64)) else { break };
             let (sender, fetched) = watch::channel(Fetch::Pending);
@@ -183,7 +184,7 @@ impl Core {
             let task = tokio::spawn(async move {
                 let offset = index * IO_MAX as u64;
                 let length = (size - offset).min(IO_MAX as u64) as usize;
-                let read = core.read_piece(&placed, inode, offset, length, IO_MAX as u32, core.data_deadline()).await;
+                let read = core.read_piece(&placed, inode, offset, length, expected, core.data_deadline()).await;
                 let _ = sender.send(read.map_or(Fetch::Failed, Fetch::Ready));
             });
             ahead.add(stamp, Piece::new(index, fetched, task.abort_handle(), memory));

@@ -18,6 +18,9 @@ const PIECE: u64 = IO_MAX as u64;
 const SLACK: u64 = PIECE / 2;
 /// Contiguous reads before anything is read ahead.
 const STREAK: u32 = 2;
+/// A stream is expected to go on for so many times what it has read, as far as a worker is told: up to `EXPECTED_MAX` bytes.
+const EXPECTED: u64 = 4;
+const EXPECTED_MAX: u64 = 64 << 20;
 
 /// What has become of a piece.
 #[derive(Clone)]
@@ -57,6 +60,8 @@ pub(crate) struct ReadAhead {
     stamp: Option<Stamp>,
     /// Where the stream is expected to go on.
     next: u64,
+    /// Where it began.
+    start: u64,
     streak: u32,
     /// Pieces to hold ahead of the stream.
     window: u64,
@@ -66,7 +71,15 @@ pub(crate) struct ReadAhead {
 
 impl ReadAhead {
     pub(crate) fn new(window_max: usize) -> Self {
-        Self { stamp: None, next: 0, streak: 0, window: 0, window_max: window_max as u64, pieces: VecDeque::new() }
+        Self {
+            stamp: None,
+            next: 0,
+            start: 0,
+            streak: 0,
+            window: 0,
+            window_max: window_max as u64,
+            pieces: VecDeque::new(),
+        }
     }
 
     /// Takes notice of a read under `stamp` of a file of `size` bytes; the indexes of the pieces that should be fetched now.
@@ -80,6 +93,7 @@ impl ReadAhead {
             self.streak = self.streak.saturating_add(1);
         } else if offset.abs_diff(self.next) > SLACK {
             self.streak = 0;
+            self.start = offset;
             self.window = 0;
             self.pieces.clear();
         }
@@ -100,6 +114,12 @@ impl ReadAhead {
         (first..last).filter(|index| !self.pieces.iter().any(|piece| piece.index == *index)).collect()
     }
 
+    /// Bytes that the stream will likely want beyond a piece: a hint for whoever fetches it from far away.
+    pub(crate) fn expected(&self) -> u32 {
+        let read = self.next.saturating_sub(self.start);
+        read.saturating_mul(EXPECTED).clamp(PIECE, EXPECTED_MAX) as u32
+    }
+
     /// Takes a piece whose fetch has begun.
     pub(crate) fn add(&mut self, stamp: Stamp, piece: Piece) {
         if self.stamp == Some(stamp) && self.pieces.len() as u64 <= self.window_max + 2 {
@@ -114,5 +134,24 @@ impl ReadAhead {
         }
         let piece = self.pieces.iter().find(|piece| piece.index == offset / PIECE)?;
         Some((piece.index * PIECE, piece.fetched.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longer_a_stream_is_the_more_is_expected_of_it() {
+        let stamp = Some(Stamp::default());
+        let mut ahead = ReadAhead::new(16);
+        let size = 1 << 40;
+        assert!(ahead.plan(stamp, 0, PIECE, size).is_empty(), "one read is no stream");
+        assert_eq!(ahead.plan(stamp, PIECE, PIECE, size), [2]);
+        assert_eq!(u64::from(ahead.expected()), 8 * PIECE);
+        (2..100).for_each(|piece| drop(ahead.plan(stamp, piece * PIECE, PIECE, size)));
+        assert_eq!(u64::from(ahead.expected()), EXPECTED_MAX);
+        ahead.plan(stamp, 500 * PIECE, 4096, size);
+        assert_eq!(u64::from(ahead.expected()), PIECE, "what was read elsewhere does not count");
     }
 }

@@ -138,7 +138,7 @@ section! {
         /// Requests at once to the under file system of one mount.
         ufs_concurrency: Count = 64;
         /// Most bytes fetched from an under file system beyond what a reader asked for.
-        ufs_read_ahead: Size = 16 * MIB;
+        ufs_read_ahead: Size = 32 * MIB;
         /// Deadline of one request to an under file system, retries included.
         ufs_timeout: Span = secs(20);
         /// Deadline of one request to the master.

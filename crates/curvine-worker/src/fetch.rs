@@ -15,7 +15,8 @@ use crate::pins;
 use crate::source::{Object, Sources};
 use crate::stats::Stats;
 
-/// Most chunks that one request to a store brings.
+/// Most chunks that one request to a store brings. What is fetched ahead comes in whole ranges of so many chunks, aligned to
+/// their length: a store is dear per request, and a reader that moves on chunk by chunk must not make it one request each.
 pub(crate) const RUN_MAX: u64 = 4;
 
 pub(crate) struct Fetcher {
@@ -57,13 +58,22 @@ impl Fetcher {
         (joined, started)
     }
 
-    /// Begins to fetch what will be wanted soon, as far as the budget has room that nobody else waits for.
+    /// Begins to fetch what will be wanted soon, as far as the budget has room that nobody else waits for: each range that
+    /// `wanted` reaches into, up to its end or that of the block, whose next one may belong to another worker.
     pub fn fetch_ahead(self: &Arc<Self>, key: ContentKey, object: &Arc<Object>, wanted: std::ops::Range<u64>) {
-        for number in wanted.step_by(RUN_MAX as usize) {
+        let block_end = match object.block_size / CHUNK_SIZE {
+            0 => u64::MAX,
+            block => wanted.start.next_multiple_of(block),
+        };
+        let limit = object.expect.size.div_ceil(CHUNK_SIZE).min(block_end);
+        let mut number = wanted.start;
+        while number < wanted.end.min(limit) {
+            let end = (number + 1).next_multiple_of(RUN_MAX).min(limit);
+            let range = number..end;
+            number = end;
             let Some(budget) = self.budget.try_take(RUN_MAX * CHUNK_SIZE) else { return };
-            let end = (number + RUN_MAX).min(object.expect.size.div_ceil(CHUNK_SIZE));
             let missing = |first, end| self.store.missing_chunks(key, first, end);
-            let (_, started) = self.flights.join(key, number..end, RUN_MAX, missing);
+            let (_, started) = self.flights.join(key, range, RUN_MAX, missing);
             let mut budget = Some(budget);
             for flight in started {
                 // One permit for the run, if it is broken up by chunks that are there, for its first part.

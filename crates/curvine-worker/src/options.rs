@@ -69,7 +69,7 @@ impl Default for WorkerOptions {
             memory_limit: 512 << 20,
             disk_threads: 32,
             ufs_concurrency: 64,
-            read_ahead_max: 16 << 20,
+            read_ahead_max: 32 << 20,
             ufs_timeout: Duration::from_secs(20),
             master_timeout: Duration::from_secs(10),
             open_files: 4096,

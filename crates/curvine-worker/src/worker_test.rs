@@ -186,12 +186,39 @@ async fn a_reader_that_goes_on_finds_the_next_range_on_its_way() {
     let request = ReadRequest { content: content(5, 0), length: 1000, read_ahead, ..ReadRequest::default() };
     client.read(request).await.unwrap();
     let ahead = async {
-        while client.map(5, 0).await.unwrap().present_bytes < 9 * MIB {
+        while client.map(5, 0).await.unwrap().present_bytes < 12 * MIB {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), ahead).await.expect("it is fetched ahead");
-    assert_eq!(client.map(5, 0).await.unwrap().states[9..], [0; 7], "and no further");
+    assert_eq!(
+        client.map(5, 0).await.unwrap().states[12..],
+        [0; 4],
+        "to the end of the range that it reaches, no further"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_piece_by_piece_is_fetched_in_large_ranges() {
+    let cluster = Cluster::start().await;
+    let client = cluster.client().await;
+    let data = pattern(9, 64 * MIB);
+    cluster.object(5, "object", &data);
+    for number in 0..64 {
+        let (offset, length) = (number * MIB, MIB as u32);
+        let request = ReadRequest {
+            content: content(5, 0),
+            offset,
+            length,
+            read_ahead: 8 * MIB as u32,
+            ..ReadRequest::default()
+        };
+        let part = client.read(request).await.unwrap();
+        assert!(part == data[offset as usize..(offset + MIB) as usize]);
+    }
+    let stats = client.call::<WorkerReportReply>(Method::WorkerReport, &Empty {}, b"").await.unwrap().stats.unwrap();
+    // The first piece, the rest of its range, and fifteen ranges of 4 MiB.
+    assert_eq!((stats.ufs_bytes, stats.ufs_requests), (64 * MIB, 17));
 }
 
 #[tokio::test(flavor = "multi_thread")]
