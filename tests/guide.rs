@@ -12,6 +12,8 @@ mod many;
 mod mounts;
 #[path = "guide/objects.rs"]
 mod objects;
+#[path = "guide/renames.rs"]
+mod renames;
 #[path = "guide/speed.rs"]
 mod speed;
 #[path = "guide/store.rs"]

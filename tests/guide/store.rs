@@ -36,6 +36,8 @@ enum Hold {
     None,
     /// Parts of uploads from this number on.
     PartsFrom(usize),
+    /// Those that store this object, named `/bucket/key`.
+    Object(&'static str),
     All,
 }
 
@@ -44,6 +46,7 @@ impl Hold {
         match self {
             Hold::None => false,
             Hold::PartsFrom(first) => part_number(request).is_some_and(|number| number >= first),
+            Hold::Object(path) => request.split(' ').nth(1).is_some_and(|uri| uri.split('?').next() == Some(path)),
             Hold::All => true,
         }
     }
@@ -117,6 +120,11 @@ impl Store {
     /// Parts of uploads from this number on are not answered until `hold(false)`.
     pub fn hold_parts_from(&self, number: usize) {
         self.held.send_replace(Hold::PartsFrom(number));
+    }
+
+    /// Nothing is stored as this object, named `/bucket/key`, until `hold(false)`.
+    pub fn hold_object(&self, path: &'static str) {
+        self.held.send_replace(Hold::Object(path));
     }
 
     /// The requests since the last call: `GET /bucket/key?query bytes=0-99`.

@@ -426,6 +426,7 @@ impl Leader {
         }
         let write = Want { write: true, ..Want::default() };
         permission::check(self, session, request.caller.as_ref(), &attr, write)?;
+        let _pass = self.pass_to_write(inode, deadline).await?;
         let _change = self.begin_change(session, &[inode], &[], deadline).await?;
         self.truncate(inode, size, kill_privileges, worker, deadline).await
     }

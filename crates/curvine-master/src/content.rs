@@ -141,6 +141,7 @@ impl Leader {
         preferred: WorkerId,
         deadline: Instant,
     ) -> Result<()> {
+        let _pass = self.pass_to_write(inode, deadline).await?;
         self.ensure_writer(session, inode, deadline).await?;
         let _lock = self.content_locks.lock(inode, deadline).await?;
         {

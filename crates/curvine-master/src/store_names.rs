@@ -1,37 +1,34 @@
-//! Names of a mount are made, removed and moved in its store first, and then in the log.
+//! Names of a mount are made and removed in its store first, and then in the log.
 //!
 //! Always: what was answered has happened in both. If the master stops in between, nothing was answered, and the next look into the
 //! store finds what it has. Nobody looks at names of a directory while they are changed here.
+//! Always: who has waited for the turn of a key looks again whether it is still the key of the name; directories above may have moved.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    Attr, Create, FileKind, Method, MountInfo, MutateReply, Rename, StoreChangeKind, StoreChangeReply,
-    StoreChangeRequest, UfsEntry, UfsObject, Unlink,
+    Attr, Create, FileKind, Method, MountInfo, MutateReply, StoreChangeKind, StoreChangeReply, StoreChangeRequest,
+    UfsObject, Unlink,
 };
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use tokio::time::Instant;
 
 use crate::change::Numbered;
-use crate::keyed::Passage;
 use crate::leader::Leader;
-use crate::trash::{TRASH_DIR, has_directories};
-use crate::uploads::key_number;
+use crate::store_keys::KeyPass;
+use crate::trash::TRASH_DIR;
 
 /// Directories with more objects are not renamed: EXDEV, so that `mv` copies and can be watched.
 const RENAME_OBJECTS_MAX: u32 = 10_000;
-/// Dirty files below a directory that a rename of it waits for.
-const DIRTY_MAX: usize = 1000;
 /// How long before the caller's deadline the store must have answered.
 const MARGIN: Duration = Duration::from_millis(500);
-const NOREPLACE: u32 = 1;
-const EXCHANGE: u32 = 2;
-const WHITEOUT: u32 = 4;
+/// Attempts at a key that changes while its turn is waited for.
+const ATTEMPTS: usize = 8;
 
 /// The store's directory of what was moved out of the way is no file's.
-fn check_not_reserved(key: &str) -> Result<()> {
+pub(crate) fn check_not_reserved(key: &str) -> Result<()> {
     if key.trim_end_matches('/') == TRASH_DIR {
         return Err(Error::new(ErrorKind::NotPermitted, "this name at the top of a mount is the trash's")
             .with("name", TRASH_DIR));
@@ -40,17 +37,26 @@ fn check_not_reserved(key: &str) -> Result<()> {
 }
 
 /// Where the content of a file of a mount is, as its store sees it.
-struct Stored {
-    key: String,
+pub(crate) struct Stored {
+    pub key: String,
     /// The version that the store has; `None`: it waits to be uploaded.
-    object: Option<UfsObject>,
-    generation: u64,
+    pub object: Option<UfsObject>,
+    pub generation: u64,
     /// Of a file that waits: an upload of it that may not have ended.
     upload: String,
 }
 
+fn moves_too_often(inode: InodeId) -> Error {
+    Error::new(ErrorKind::Overloaded, "the directories above are moved too often").with("inode", inode)
+}
+
+pub(crate) fn moved_away(inode: InodeId) -> Error {
+    Error::new(ErrorKind::Stale, "the name has become another one's, or a directory above it was moved")
+        .with("inode", inode)
+}
+
 impl Leader {
-    fn mount_of(&self, attr: &Attr) -> Result<MountInfo> {
+    pub(crate) fn mount_of(&self, attr: &Attr) -> Result<MountInfo> {
         let mount = self.replica.state().read().0.mount(attr.mount);
         mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", attr.mount))
     }
@@ -80,7 +86,7 @@ impl Leader {
     }
 
     /// Takes the object of a file away, and an upload of it that may not have ended.
-    async fn delete_object(&self, mount: &MountInfo, stored: &Stored, deadline: Instant) -> Result<()> {
+    pub(crate) async fn delete_object(&self, mount: &MountInfo, stored: &Stored, deadline: Instant) -> Result<()> {
         let request = StoreChangeRequest {
             mount: mount.id,
             mount_change: mount.change,
@@ -98,7 +104,7 @@ impl Leader {
             .map(|_| ())
     }
 
-    fn stored(&self, inode: InodeId) -> Result<Stored> {
+    pub(crate) fn stored(&self, inode: InodeId) -> Result<Stored> {
         let state = self.replica.state().read();
         let layout = state.0.layout(inode, false)?;
         match layout.kind {
@@ -134,18 +140,10 @@ impl Leader {
         let mount = self.mount_of(parent)?;
         self.fault_in_name(parent, &create.name, deadline).await?;
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
-        let is_new = self.name_now(parent.inode, &create.name)?.is_none();
-        let key = self.replica.state().read().0.key_of_new(parent.inode, &create.name, create.kind());
-        check_not_reserved(key.as_deref().unwrap_or_default())?;
-        if create.kind() == FileKind::Directory
-            && is_new
-            && let Ok(key) = key
-        {
-            let _turn = self.uploads.keys.lock(key_number(mount.id, &key), deadline).await?;
-            self.clear_key(&mount, key.trim_end_matches('/'), deadline).await?;
-            self.change_store(&mount, StoreChangeKind::MakeDirectory, &key, "", None, deadline).await?;
-            return self.create(numbered, create, deadline).await;
+        if create.kind() == FileKind::Directory {
+            return self.make_directory(&mount, numbered, create, deadline).await;
         }
+        let _pass = self.pass_to_make(&create, deadline).await?;
         let name = create.name.clone();
         let reply = self.create(numbered, create, deadline).await?;
         if let Some(made) = reply.outcome.as_ref().filter(|outcome| outcome.created).and_then(|outcome| outcome.attr) {
@@ -156,8 +154,102 @@ impl Leader {
         Ok(reply)
     }
 
+    async fn make_directory(
+        &self,
+        mount: &MountInfo,
+        numbered: Numbered,
+        create: Create,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        let exists = || self.name_now(create.parent, &create.name).map(|found| found.is_some());
+        for _ in 0..ATTEMPTS {
+            let key = self.replica.state().read().0.key_of_new(create.parent, &create.name, create.kind());
+            // It fails, and the log says how.
+            let Ok(key) = key else { return self.create(numbered, create, deadline).await };
+            check_not_reserved(&key)?;
+            if exists()? {
+                return Err(Error::new(ErrorKind::AlreadyExists, "the name exists").with("inode", create.parent));
+            }
+            let _turn = self.uploads.keys.turn(mount.id, &key, deadline).await?;
+            if exists()? || !self.is_key_of(&create, &key)? {
+                continue;
+            }
+            self.clear_key(mount, key.trim_end_matches('/'), deadline).await?;
+            self.change_store(mount, StoreChangeKind::MakeDirectory, &key, "", None, deadline).await?;
+            return self.create(numbered, create, deadline).await;
+        }
+        Err(moves_too_often(create.parent))
+    }
+
+    /// Until this is dropped no directory above a new file is moved. `None`: it cannot be made.
+    async fn pass_to_make(&self, create: &Create, deadline: Instant) -> Result<Option<KeyPass>> {
+        for _ in 0..ATTEMPTS {
+            let (key, mount) = {
+                let state = self.replica.state().read();
+                let key = state.0.key_of_new(create.parent, &create.name, create.kind());
+                (key, state.0.attr(create.parent)?.mount)
+            };
+            let Ok(key) = key else { return Ok(None) };
+            check_not_reserved(&key)?;
+            let pass = self.uploads.keys.pass(mount, &key, deadline).await?;
+            if self.is_key_of(create, &key)? {
+                return Ok(Some(pass));
+            }
+        }
+        Err(moves_too_often(create.parent))
+    }
+
+    /// Until this is dropped no directory above a file of a mount is moved, so that it can become dirty. `None`: it is of no mount,
+    /// or has no name.
+    pub(crate) async fn pass_to_write(&self, inode: InodeId, deadline: Instant) -> Result<Option<KeyPass>> {
+        for _ in 0..ATTEMPTS {
+            let attr = self.attr_now(inode)?;
+            if attr.mount == 0 || attr.nlink == 0 || attr.kind() != FileKind::File {
+                return Ok(None);
+            }
+            let key = match self.stored(inode) {
+                // It was unlinked just now.
+                Err(error) if error.kind() == ErrorKind::Conflict => continue,
+                stored => stored?.key,
+            };
+            let pass = self.uploads.keys.pass(attr.mount, &key, deadline).await?;
+            if self.attr_now(inode)?.nlink == 0 {
+                return Ok(None);
+            }
+            self.check_attached(inode)?;
+            if self.stored(inode).is_ok_and(|stored| stored.key == key) {
+                return Ok(Some(pass));
+            }
+        }
+        Err(moves_too_often(inode))
+    }
+
+    /// Whether what is to be made still gets this key; `Stale` if its directory is gone.
+    fn is_key_of(&self, create: &Create, key: &str) -> Result<bool> {
+        self.check_attached(create.parent)?;
+        let now = self.replica.state().read().0.key_of_new(create.parent, &create.name, create.kind());
+        Ok(now.is_ok_and(|now| now == key))
+    }
+
+    /// `Stale` if no way leads to an inode any more, or it was unlinked.
+    pub(crate) fn check_attached(&self, inode: InodeId) -> Result<()> {
+        if self.replica.state().read().0.is_attached(inode) { Ok(()) } else { Err(moved_away(inode)) }
+    }
+
+    /// `Stale` if a name, or the way to it, has changed.
+    pub(crate) fn check_still(&self, dir: InodeId, name: &[u8], inode: InodeId) -> Result<()> {
+        self.check_attached(dir)?;
+        let now = self.name_now(dir, name)?;
+        if now.is_some_and(|now| now.inode == inode) { Ok(()) } else { Err(moved_away(inode)) }
+    }
+
+    /// The prefix of the keys below a directory; empty for a mount's own.
+    pub(crate) fn prefix_of(&self, dir: InodeId) -> String {
+        self.replica.state().read().0.ufs_dir(dir).map(|dir| dir.prefix).unwrap_or_default()
+    }
+
     /// A directory that an object store knows only by what is in it stays when the last of that goes.
-    async fn keep_directory(&self, mount: &MountInfo, dir: InodeId, deadline: Instant) -> Result<()> {
+    pub(crate) async fn keep_directory(&self, mount: &MountInfo, dir: InodeId, deadline: Instant) -> Result<()> {
         let prefix = {
             let state = self.replica.state().read();
             let prefix = state.0.ufs_dir(dir).map(|dir| dir.prefix).unwrap_or_default();
@@ -195,9 +287,17 @@ impl Leader {
             self.fault_in_listing(&child, deadline).await?;
             let _change = self.ufs_gates.change(parent.inode, deadline).await?;
             let _below = self.ufs_gates.change(child.inode, deadline).await?;
-            let prefix = self.replica.state().read().0.ufs_dir(child.inode).map(|dir| dir.prefix).unwrap_or_default();
+            let prefix = self.prefix_of(child.inode);
+            if prefix.is_empty() {
+                return self.unlink(numbered, unlink, deadline).await;
+            }
+            let _turn = self.uploads.keys.turn(mount.id, &prefix, deadline).await?;
+            self.check_still(parent.inode, &unlink.name, child.inode)?;
+            if self.prefix_of(child.inode) != prefix {
+                return Err(moved_away(child.inode));
+            }
             // What was removed from it is still there.
-            unlink.trash = !prefix.is_empty() && self.has_trash_below(mount.id, &prefix);
+            unlink.trash = self.has_trash_below(mount.id, &prefix);
             if !unlink.trash {
                 self.remove_directory(&mount, child.inode, deadline).await?;
             }
@@ -205,9 +305,13 @@ impl Leader {
         }
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
         let key = self.stored(child.inode)?.key;
-        let _turn = self.uploads.keys.lock(key_number(mount.id, &key), deadline).await?;
+        let _turn = self.uploads.keys.turn(mount.id, &key, deadline).await?;
+        self.check_still(parent.inode, &unlink.name, child.inode)?;
         // An upload may have begun, or ended, while we waited.
         let stored = self.stored(child.inode)?;
+        if stored.key != key {
+            return Err(moved_away(child.inode));
+        }
         self.keep_directory(&mount, parent.inode, deadline).await?;
         if stored.object.is_some() && self.has_trash(&mount) {
             unlink.trash = true;
@@ -218,8 +322,9 @@ impl Leader {
         self.unlink(numbered, unlink, deadline).await
     }
 
-    /// Takes an empty directory out of the store. What the store has below it, and no name can show, keeps it.
-    async fn remove_directory(&self, mount: &MountInfo, dir: InodeId, deadline: Instant) -> Result<()> {
+    /// Takes an empty directory out of the store. What the store has below it, and no name can show, keeps it. The caller has the turn
+    /// of its key.
+    pub(crate) async fn remove_directory(&self, mount: &MountInfo, dir: InodeId, deadline: Instant) -> Result<()> {
         let prefix = {
             let state = self.replica.state().read();
             if state.0.attr(dir)?.size > 0 {
@@ -231,159 +336,6 @@ impl Leader {
         if prefix.is_empty() {
             return Ok(());
         }
-        let _turn = self.uploads.keys.lock(key_number(mount.id, &prefix), deadline).await?;
         self.change_store(mount, StoreChangeKind::RemoveDirectory, &prefix, "", None, deadline).await.map(|_| ())
-    }
-
-    pub(crate) async fn rename_stored(
-        &self,
-        numbered: Numbered,
-        mut rename: Rename,
-        deadline: Instant,
-    ) -> Result<MutateReply> {
-        // Whatever a client says of it.
-        (rename.stored, rename.stored_generation) = (None, 0);
-        let (from, to) = (self.attr_now(rename.parent)?, self.attr_now(rename.new_parent)?);
-        if from.mount == 0 || from.mount != to.mount || rename.flags & (EXCHANGE | WHITEOUT) != 0 {
-            return self.rename(numbered, rename, deadline).await;
-        }
-        let mount = self.mount_of(&from)?;
-        self.fault_in_name(&from, &rename.name, deadline).await?;
-        self.fault_in_name(&to, &rename.new_name, deadline).await?;
-        let source = self.name_now(from.inode, &rename.name)?;
-        let target = self.name_now(to.inode, &rename.new_name)?;
-        if let Some(target) = target.as_ref().filter(|target| target.kind() == FileKind::Directory) {
-            self.ufs.forget_listing(target.inode);
-            self.fault_in_listing(target, deadline).await?;
-        }
-        let _changes = self.two_gates(from.inode, to.inode, deadline).await?;
-        let writable = self.replica.state().read().0.check_writable(from.inode).is_ok();
-        let Some(source) = source.filter(|_| writable) else { return self.rename(numbered, rename, deadline).await };
-        let key = self.replica.state().read().0.key_of_new(to.inode, &rename.new_name, source.kind())?;
-        check_not_reserved(&key)?;
-        let is_dir = source.kind() == FileKind::Directory;
-        let refused = target.as_ref().is_some_and(|target| {
-            rename.flags & NOREPLACE != 0
-                || target.inode == source.inode
-                || (target.kind() == FileKind::Directory) != is_dir
-                || is_dir && self.attr_now(target.inode).is_ok_and(|target| target.size > 0)
-        });
-        if refused || is_dir && self.is_within(to.inode, source.inode) {
-            return self.rename(numbered, rename, deadline).await;
-        }
-        if !is_dir {
-            return self.rename_file(&mount, numbered, rename, source, key, deadline).await;
-        }
-        let prefix = self.replica.state().read().0.ufs_dir(source.inode).map(|dir| dir.prefix).unwrap_or_default();
-        self.store_below(&mount, &prefix).await?;
-        // Nothing that was removed moves along, or is in the way.
-        for prefix in [&prefix, &key] {
-            self.clear_below(&mount, prefix, deadline).await?;
-        }
-        let _below = self.ufs_gates.change(source.inode, deadline).await?;
-        if let Some(target) = target {
-            self.remove_directory(&mount, target.inode, deadline).await?;
-        }
-        let _turns = self.two_turns(&mount, &prefix, &key, deadline).await?;
-        self.clear_key(&mount, key.trim_end_matches('/'), deadline).await?;
-        self.keep_directory(&mount, from.inode, deadline).await?;
-        self.change_store(&mount, StoreChangeKind::MoveDirectory, &prefix, &key, None, deadline).await?;
-        rename.stored = Some(UfsEntry { key, directory: true, ..Default::default() });
-        let reply = self.rename(numbered, rename, deadline).await;
-        self.ufs.forget_listing(source.inode);
-        reply
-    }
-
-    async fn rename_file(
-        &self,
-        mount: &MountInfo,
-        numbered: Numbered,
-        mut rename: Rename,
-        source: Attr,
-        key: String,
-        deadline: Instant,
-    ) -> Result<MutateReply> {
-        let before = self.stored(source.inode)?;
-        if has_directories(mount) {
-            self.clear_below(mount, &format!("{key}/"), deadline).await?;
-        }
-        let _turns = self.two_turns(mount, &before.key, &key, deadline).await?;
-        // An upload may have ended while we waited.
-        let now = self.stored(source.inode)?;
-        self.keep_directory(mount, rename.parent, deadline).await?;
-        self.clear_key(mount, &key, deadline).await?;
-        match now.object {
-            None => self.delete_object(mount, &now, deadline).await?,
-            ref object => {
-                let moved =
-                    self.change_store(mount, StoreChangeKind::Move, &now.key, &key, object.clone(), deadline).await?;
-                let entry =
-                    moved.entry.ok_or_else(|| Error::new(ErrorKind::Corrupt, "a worker did not say what it moved"))?;
-                let UfsObject { size, mtime, etag, .. } = entry;
-                rename.stored = Some(UfsEntry { key, size, mtime, etag, ..Default::default() });
-                rename.stored_generation = now.generation;
-            }
-        }
-        let (dir, name) = (rename.new_parent, rename.new_name.clone());
-        let reply = self.rename(numbered, rename, deadline).await?;
-        self.ufs.made(dir, &name, source.inode, mount);
-        self.upload_later(source.inode);
-        Ok(reply)
-    }
-
-    /// Uploads the dirty files below a directory.
-    async fn store_below(&self, mount: &MountInfo, prefix: &str) -> Result<()> {
-        let dirty = self.replica.state().read().0.dirty_below(mount.id, prefix, DIRTY_MAX + 1);
-        let busy = |what| Err(Error::new(ErrorKind::Busy, what).with("key", prefix));
-        if dirty.len() > DIRTY_MAX {
-            return busy("too many files below the directory wait to be uploaded");
-        }
-        for inode in dirty {
-            if !self.store_file(inode).await? {
-                return busy("a file below the directory is being written");
-            }
-        }
-        Ok(())
-    }
-
-    fn is_within(&self, mut dir: InodeId, tree: InodeId) -> bool {
-        let state = self.replica.state().read();
-        loop {
-            if dir == tree {
-                return true;
-            }
-            match state.0.parent(dir) {
-                Ok(parent) if parent != dir => dir = parent,
-                _ => return false,
-            }
-        }
-    }
-
-    async fn two_gates(&self, one: InodeId, other: InodeId, deadline: Instant) -> Result<Vec<Passage<'_, InodeId>>> {
-        let mut dirs = vec![one, other];
-        dirs.sort_unstable();
-        dirs.dedup();
-        let mut passages = Vec::new();
-        for dir in dirs {
-            passages.push(self.ufs_gates.change(dir, deadline).await?);
-        }
-        Ok(passages)
-    }
-
-    async fn two_turns(
-        &self,
-        mount: &MountInfo,
-        one: &str,
-        other: &str,
-        deadline: Instant,
-    ) -> Result<Vec<crate::keyed::KeyedGuard<'_, u64>>> {
-        let mut numbers = vec![key_number(mount.id, one), key_number(mount.id, other)];
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut turns = Vec::new();
-        for number in numbers {
-            turns.push(self.uploads.keys.lock(number, deadline).await?);
-        }
-        Ok(turns)
     }
 }

@@ -18,7 +18,7 @@ use futures::stream;
 use tokio::time::Instant;
 
 use crate::leader::Leader;
-use crate::uploads::{key_number, object_of};
+use crate::uploads::object_of;
 
 /// The directory of a store, below the URL of its mount, with what had to give up its key. No mount shows it.
 pub(crate) const TRASH_DIR: &str = ".curvine-trash";
@@ -184,7 +184,7 @@ impl Leader {
     pub(super) async fn purge(&self, id: u64) -> Result<()> {
         let Some((entry, mount)) = self.trashed(id) else { return Ok(()) };
         let deadline = Instant::now() + STEP;
-        let _turn = self.uploads.keys.lock(key_number(mount.id, &entry.key), deadline).await?;
+        let _turn = self.uploads.keys.turn(mount.id, &entry.key, deadline).await?;
         let Some((entry, mount)) = self.trashed(id) else { return Ok(()) };
         if entry.directory() {
             let below = self.replica.state().read().0.trash_below(mount.id, &entry.key, 2);
@@ -267,7 +267,7 @@ impl Leader {
                 return self.remove_cleared(mount, dirs, deadline).await;
             }
             let moves = files.into_iter().map(|entry| async move {
-                let _turn = self.uploads.keys.lock(key_number(mount.id, &entry.key), deadline).await?;
+                let _turn = self.uploads.keys.turn(mount.id, &entry.key, deadline).await?;
                 self.clear_key(mount, &entry.key, deadline).await
             });
             let mut moves = stream::iter(moves).buffer_unordered(AT_ONCE);
@@ -281,6 +281,7 @@ impl Leader {
 
     async fn remove_cleared(&self, mount: &MountInfo, dirs: Vec<TrashEntry>, deadline: Instant) -> Result<()> {
         for dir in dirs {
+            let _turn = self.uploads.keys.turn(mount.id, &dir.key, deadline).await?;
             match self.change_store(mount, StoreChangeKind::RemoveDirectory, &dir.key, "", None, deadline).await {
                 Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => {}
                 removed => drop(removed?),

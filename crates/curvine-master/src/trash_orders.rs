@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use crate::leader::Leader;
 use crate::permission;
 use crate::trash::{is_same, until_of};
-use crate::uploads::key_number;
 
 /// Entries looked at for one request.
 const LOOKED_AT: usize = 10_000;
@@ -115,7 +114,7 @@ impl Leader {
         let gone = || Error::new(ErrorKind::NotFound, "the trash does not have it any more");
         let (entry, mount) = self.trashed(id).ok_or_else(gone)?;
         {
-            let _turn = self.uploads.keys.lock(key_number(mount.id, &entry.key), deadline).await?;
+            let _turn = self.uploads.keys.turn(mount.id, &entry.key, deadline).await?;
             let (entry, mount) = self.trashed(id).ok_or_else(gone)?;
             self.check_free(&mount, &entry)?;
             self.put_back(&mount, &entry, deadline).await?;

@@ -4,7 +4,6 @@
 //! upload that fails is tried again until it succeeds or the file is gone.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -17,7 +16,7 @@ use curvine_proto::{
     ListJobsRequest, Method, MountInfo, NoteUploadRequest, ReleaseContentRequest, SetJob, StoreObjectReply,
     StoreObjectRequest, UfsCondition, UfsEntry, UfsObject, UfsStored,
 };
-use curvine_types::{Error, ErrorKind, InodeId, MountId, Result, WorkerId, home};
+use curvine_types::{Error, ErrorKind, InodeId, Result, WorkerId, home};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
@@ -25,9 +24,9 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::keyed::KeyedLocks;
 use crate::leader::Leader;
 use crate::mounts::ttl_of;
+use crate::store_keys::StoreKeys;
 use crate::trash::has_directories;
 
 /// Uploads at once.
@@ -56,8 +55,8 @@ pub(crate) struct Uploads {
     /// When each may be tried.
     waiting: Mutex<HashMap<InodeId, Instant>>,
     added: Notify,
-    /// One change of a key of a store at a time.
-    pub(crate) keys: KeyedLocks<u64>,
+    /// One change of a key of a store at a time, and none in a tree that is moved.
+    pub(crate) keys: StoreKeys,
     /// What closes wait for.
     flights: Mutex<HashMap<InodeId, Flight>>,
     running: AtomicUsize,
@@ -73,13 +72,6 @@ impl Uploads {
         self.waiting.lock().entry(inode).and_modify(|have| *have = (*have).min(when)).or_insert(when);
         self.added.notify_one();
     }
-}
-
-/// The number under which a key of a store is locked.
-pub(crate) fn key_number(mount: MountId, key: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (mount, key.trim_end_matches('/')).hash(&mut hasher);
-    hasher.finish()
 }
 
 pub(crate) fn object_of(entry: &UfsEntry) -> UfsObject {
@@ -197,12 +189,11 @@ impl Leader {
         let mut surprise: Option<Option<UfsEntry>> = None;
         for _ in 0..SURPRISES {
             let Some(job) = self.replica.state().read().0.upload_of(inode) else { return Ok(true) };
-            let number = key_number(job.mount, &job.key);
             let mount = self.replica.state().read().0.mount(job.mount);
             if let Some(mount) = mount.filter(has_directories) {
                 self.clear_below(&mount, &format!("{}/", job.key), Instant::now() + STEP).await?;
             }
-            let _turn = self.uploads.keys.lock(number, Instant::now() + STEP).await?;
+            let _turn = self.uploads.keys.turn(job.mount, &job.key, Instant::now() + STEP).await?;
             let (job, attr, layout, grant, mount) = {
                 let state = self.replica.state().read();
                 let Some(now) = state.0.upload_of(inode).filter(|now| now.key == job.key) else { continue };

@@ -40,6 +40,21 @@ impl Namespace {
         Ok(self.state.parent_of(dir, &inode))
     }
 
+    /// Whether names lead from the root to an inode.
+    pub fn is_attached(&self, inode: InodeId) -> bool {
+        let store = &self.state.store;
+        let mut current = inode;
+        while current != ROOT_INODE {
+            let Some(inode) = store.inode(current) else { return false };
+            let parent = store.inode(inode.parent);
+            if parent.is_none_or(|parent| store.dentry(parent.content, inode.cookie).is_none()) {
+                return false;
+            }
+            current = inode.parent;
+        }
+        true
+    }
+
     /// An absolute path of an inode, for people; of a file with several names one of them. `None` without a name.
     pub fn path(&self, inode: InodeId) -> Option<Vec<u8>> {
         self.state.path(inode)

@@ -254,7 +254,11 @@ fn a_mount_with_files_that_wait_is_taken_off_by_force_only() {
     let umount = |force| Body::UmountUfs(UmountUfs { path: "/m".into(), force });
     assert_eq!(d.fails(0, umount(false)), ErrorKind::Busy);
     d.ok(0, umount(true));
+    let inner = d.mkdir(sub, "inner");
+    assert!([f, inner, sub].iter().all(|inode| d.ns.is_attached(*inode)));
     d.reap();
+    assert!(d.ns.is_attached(sub) && ![f, inner].iter().any(|inode| d.ns.is_attached(*inode)));
     assert_eq!((d.ns.counts().jobs, d.ns.counts().inodes), (0, 2));
+    assert!(!d.ns.is_attached(f));
     assert_eq!(d.fails(0, Body::SetJob(failed)), ErrorKind::Conflict);
 }
