@@ -50,12 +50,11 @@ impl State {
     /// Replaces a file's content by a new, empty one. Writers stay, but must look again.
     pub(super) fn start_generation(&mut self, id: InodeId, inode: &Inode) {
         if inode.is_object() {
-            self.begin_upload_over(id);
+            self.begin_upload_over(id, inode);
         }
         self.drop_content(id, inode);
         self.edit(id, |inode| {
             inode.set(LIVE | BLOCKS, false);
-            inode.set(DIRTY, inode.has(UFS));
             inode.content += 1;
             inode.size = 0;
         });

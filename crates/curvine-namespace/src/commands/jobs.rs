@@ -68,12 +68,17 @@ impl State {
         });
     }
 
-    /// As `begin_upload`, of a file that is an object.
-    pub(super) fn begin_upload_over(&mut self, inode: InodeId) {
-        if let Some(Placed::Ufs(object)) = self.store.placed(inode).as_deref() {
+    /// As `begin_upload`, of a file that is an object. One without a name is from now on no file of its mount.
+    pub(super) fn begin_upload_over(&mut self, id: InodeId, inode: &Inode) {
+        let has_name = inode.nlink > 0;
+        if has_name && let Some(Placed::Ufs(object)) = self.store.placed(id).as_deref() {
             let (mount, key, base) = (object.mount, object.key.to_string(), entry_of(object));
-            self.begin_upload(inode, mount, key, Some(base));
+            self.begin_upload(id, mount, key, Some(base));
         }
+        self.edit(id, |inode| {
+            inode.set(UFS, has_name);
+            inode.set(DIRTY, has_name);
+        });
     }
 
     /// The file needs no upload any more. Its flag is the caller's business.

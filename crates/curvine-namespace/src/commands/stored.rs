@@ -61,13 +61,13 @@ impl State {
         if command.block_size == 0 {
             return Err(fail(ErrorKind::InvalidArgument, "a block size is above zero").with("inode", id));
         }
-        self.begin_upload_over(id);
+        self.begin_upload_over(id, &inode);
         let extent = Extent { first_block: 0, block_count: 0, version: 1, workers: vec![command.worker] };
         let blocks = Blocks { block_size: command.block_size, allocated: command.blocks, extents: vec![extent] };
         self.store.put_placed(id, Arc::new(Placed::Blocks(blocks)));
         self.live.insert(id, ());
         self.edit(id, |inode| {
-            inode.set(BLOCKS | LIVE | DIRTY, true);
+            inode.set(BLOCKS | LIVE, true);
             inode.content += 1;
             inode.size = command.size;
             inode.change += 1;

@@ -188,6 +188,27 @@ fn a_dirty_file_without_a_name_is_no_longer_of_its_mount() {
 }
 
 #[test]
+fn what_is_written_to_an_object_without_a_name_is_not_stored() {
+    let (mut d, root, session, worker) = mounted();
+    observe(&mut d, root, 0, vec![seen("f", "e1", 3), seen("g", "e1", 3)], &[]);
+    let unlink = |d: &mut Driver, name: &str| {
+        let inode = d.lookup(root, name).unwrap();
+        let unlink = Unlink { parent: root, name: name.to_string().into(), inode, ..Default::default() };
+        d.ok(0, Body::Unlink(Unlink { holders: vec![session], trash: true, ..unlink }));
+        inode
+    };
+    let (written, emptied) = (unlink(&mut d, "f"), unlink(&mut d, "g"));
+    d.ok(0, adopt(written, 1, worker));
+    d.ok(0, truncate(emptied, 0));
+    d.ok(0, write(emptied, 0, b"on"));
+    for inode in [written, emptied] {
+        assert_eq!((d.attr(inode).mount, d.attr(inode).generation, d.ns.counts().jobs), (0, 2, 0));
+        d.ok(session, Body::DropOrphan(DropOrphan { inode, session: 0 }));
+        assert!(!d.exists(inode));
+    }
+}
+
+#[test]
 fn a_rename_inside_a_mount_needs_the_store_and_across_its_edge_there_is_none() {
     let (mut d, root, ..) = mounted();
     observe(&mut d, root, 0, vec![seen("f", "e1", 3), seen("old", "e0", 1)], &[]);
@@ -233,8 +254,12 @@ fn a_directory_moves_with_its_objects_and_its_names_are_looked_up_anew() {
     assert_eq!(d.fails(0, moved(&d)), ErrorKind::Busy);
     let body = stored(&d, f, b"", "e");
     d.ok(0, body);
+    let inner = d.mkdir(sub, "inner");
+    assert!([f, inner, sub].iter().all(|inode| d.ns.is_attached(*inode)));
     d.ok(0, moved(&d));
+    assert!(d.ns.is_attached(sub) && ![f, inner].iter().any(|inode| d.ns.is_attached(*inode)));
     d.reap();
+    assert!(!d.ns.is_attached(f));
     assert_eq!((d.ns.ufs_dir(sub).unwrap().prefix.as_str(), d.names(sub).len()), ("moved/", 0));
     assert!(!d.exists(f), "its inode was of the old key");
     let now = d.ns.stores();
@@ -254,11 +279,7 @@ fn a_mount_with_files_that_wait_is_taken_off_by_force_only() {
     let umount = |force| Body::UmountUfs(UmountUfs { path: "/m".into(), force });
     assert_eq!(d.fails(0, umount(false)), ErrorKind::Busy);
     d.ok(0, umount(true));
-    let inner = d.mkdir(sub, "inner");
-    assert!([f, inner, sub].iter().all(|inode| d.ns.is_attached(*inode)));
     d.reap();
-    assert!(d.ns.is_attached(sub) && ![f, inner].iter().any(|inode| d.ns.is_attached(*inode)));
     assert_eq!((d.ns.counts().jobs, d.ns.counts().inodes), (0, 2));
-    assert!(!d.ns.is_attached(f));
     assert_eq!(d.fails(0, Body::SetJob(failed)), ErrorKind::Conflict);
 }
