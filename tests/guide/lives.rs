@@ -143,6 +143,39 @@ fn what_waits_for_its_upload_is_bounded_and_writers_are_held_back() {
 }
 
 #[test]
+fn files_larger_than_the_limit_are_written_at_once() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let store = Store::start(&["data"]);
+    let plan = Plan { workers: 1, mounts: 1, ..Plan::default() };
+    let plan = plan.set("worker", "dirty_limit", "\"12MB\"").set("worker", "dirty_wait", "\"8s\"");
+    let cluster = Cluster::start(plan);
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--write", "back"]).ok();
+    let view = cluster.mount(0).join("b");
+    let content = Rng::new(44).bytes(25 << 20);
+    // All of them are open before the first one is finished.
+    let files: Vec<fs::File> =
+        (0..3).map(|number| fs::File::create(view.join(format!("large-{number}"))).expect("create")).collect();
+    let half = content.len() / 2;
+    for part in [0..half, half..content.len()] {
+        std::thread::scope(|scope| {
+            for file in &files {
+                scope.spawn(|| file.write_all_at(&content[part.clone()], part.start as u64).expect("write"));
+            }
+        });
+    }
+    drop(files);
+    for number in 0..3 {
+        until("each of them is stored", SOON, || {
+            fs::read(store.path("data", &format!("large-{number}"))).is_ok_and(|have| have == content).then_some(())
+        });
+    }
+    cluster.finish();
+}
+
+#[test]
 fn in_fs_mode_curvine_is_the_authority_and_the_store_gets_a_copy() {
     if harness::fuse_is_switched_off() {
         return;

@@ -25,12 +25,12 @@ impl BlockStore {
         Ok(state.attr)
     }
 
-    /// Bytes that a content takes and that nobody else may have; `None` if it is not here, or a copy.
-    pub fn own_bytes(&self, key: ContentKey) -> Option<u64> {
+    /// What a content takes that nobody else may have; `None` if it is not here, or a copy.
+    pub fn own_bytes(&self, key: ContentKey) -> Option<OwnBytes> {
         let content = self.get(key)?;
         let state = content.state.read();
         let is_own = !state.deleted && matches!(state.kind, ContentKind::Live | ContentKind::Sealed);
-        is_own.then_some(state.charged)
+        is_own.then_some(OwnBytes { bytes: state.charged, live: state.kind == ContentKind::Live })
     }
 
     /// A sealed content is from now on a clean copy, which may be evicted. Again: a no-op. What is not here is fine.

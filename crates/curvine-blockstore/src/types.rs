@@ -21,7 +21,7 @@ pub struct ContentKey {
 
 impl ContentKey {
     /// Generation `generation` of `inode`.
-    pub fn new(inode: InodeId, generation: Generation) -> Self {
+    pub const fn new(inode: InodeId, generation: Generation) -> Self {
         Self { inode, generation }
     }
 }
@@ -201,6 +201,14 @@ impl Exposure {
             _ => Exposure::Write,
         }
     }
+}
+
+/// What a content takes that cannot be evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnBytes {
+    pub bytes: u64,
+    /// It may still be written.
+    pub live: bool,
 }
 
 /// What a descriptor is wanted for.

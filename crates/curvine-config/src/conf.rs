@@ -125,8 +125,8 @@ section! {
         copy_max_size: Size = 1 << 30;
         /// Percent of the data directories that such copies may take; they make way first. 0: no copies.
         copy_percent: CountOrZero = 30;
-        /// Most bytes written for one mount that may wait here for their upload; they cannot be evicted. Writers of other files wait
-        /// then. 0: half of the data directories.
+        /// Most bytes written for one mount that may wait here for their upload; they cannot be evicted. Writers wait then; one file at
+        /// a time goes on. 0: half of the data directories.
         dirty_limit: Size = 0;
         /// How long such a writer waits, at most until the deadline of its request; then it is ENOSPC.
         dirty_wait: Span = secs(20);

@@ -145,7 +145,7 @@ pub(crate) async fn copy_range(
         let source = CopyFrom { key: from.key, version: from.version, offset: from_offset + reply.copied };
         let target = CopyTo { key: to.key, version: to.version, epoch, offset: to_offset + reply.copied };
         let (store, rest) = (engine.store.clone(), length - reply.copied);
-        engine.dirty.grow(to.key, 0, deadline).await?;
+        engine.dirty.grow(to.key, rest.min(IO_MAX as u64), deadline).await?;
         match engine.disk.run(deadline, move || store.copy_step(source, target, rest)).await {
             Ok((0, _)) => break,
             Ok((copied, attr)) => {
@@ -226,7 +226,7 @@ pub(crate) async fn place(
     deadline: Instant,
 ) -> Result<()> {
     let mtime = timestamp(&request.mtime.unwrap_or_default())?;
-    engine.dirty.begin(request.mount, deadline).await?;
+    engine.dirty.begin(request.mount, key, deadline).await?;
     let store = engine.store.clone();
     engine.disk.run_slow(deadline, move || store.place(key, version, request.epoch, mtime, &initial)).await?;
     engine.dirty.note(key, request.mount);

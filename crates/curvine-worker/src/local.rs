@@ -34,9 +34,9 @@ pub(crate) async fn expose(
             engine.disk.run_slow(deadline, move || store.delete(&[key])).await?;
             return Ok(refused(Refusal::NotNew));
         }
-        // Nobody could hold such a writer back.
-        ExposeRequest { write: true, .. } if engine.dirty.is_full(key) => {
-            return Ok(refused(Refusal::NoRoom));
+        // What waits for its store is bounded, and nobody could hold such a writer back.
+        ExposeRequest { write: true, .. } if engine.dirty.is_noted(key) => {
+            return Ok(refused(Refusal::NotNew));
         }
         ExposeRequest { write: true, epoch, session, .. } => Access::Write { epoch: *epoch, session: *session },
         _ => Access::Read,

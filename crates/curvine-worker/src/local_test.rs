@@ -70,6 +70,19 @@ async fn a_copy_is_given_when_all_of_it_is_here() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_store_is_given_to_nobody_for_writing() {
+    let cluster = cluster().await;
+    let master = cluster.as_master().await;
+    let place = PlaceRequest { content: content(9, 1), epoch: 1, mount: 7, ..Default::default() };
+    master.call::<Empty>(Method::Place, &place, b"waits").await.unwrap();
+    let writing = ExposeRequest { write: true, epoch: 1, session: 3, ..reading(9, 1) };
+    let (reply, file) = expose(&cluster, writing).await.unwrap();
+    assert_eq!((reply.refusal, file.is_none()), (3, true));
+    let (_, file) = expose(&cluster, reading(9, 1)).await.unwrap();
+    assert_eq!(bytes_of(&file.unwrap(), 5), b"waits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_master_learns_who_uses_a_file_and_a_session_that_is_over_loses_it() {
     let cluster = cluster().await;
     let master = cluster.as_master().await;

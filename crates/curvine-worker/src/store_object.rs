@@ -221,8 +221,8 @@ pub(crate) async fn adopt(
     let _turn = engine.orders.turn(0, &target.key.to_string(), deadline).await?;
     let object = engine.sources.object(source, deadline).await?;
     let ufs = engine.sources.mount(object.mount, object.mount_change, deadline).await?;
-    engine.dirty.begin(object.mount, deadline).await?;
     let (store, Target { key, version }, epoch) = (engine.store.clone(), target, request.epoch);
+    engine.dirty.begin(object.mount, key, deadline).await?;
     // Nobody was told of what such an attempt left.
     let begun = move || {
         store.delete(&[key])?;
@@ -234,6 +234,7 @@ pub(crate) async fn adopt(
     let mut offset = 0;
     while offset < size {
         let len = STEP.min(size - offset);
+        engine.dirty.grow(key, len, deadline).await?;
         let here = cached::plan(engine, source, offset, len, deadline).await?;
         let is_here = here.segments.iter().all(|segment| !matches!(segment, Segment::Absent { .. }));
         let data = if is_here {
