@@ -157,32 +157,47 @@ fn what_waits_is_exported_and_a_job_that_takes_too_long_is_cancelled() {
     cluster.finish();
 }
 
+/// Uploads a file of so many bytes to a store that holds back what `hold` says, lets roles die once it `is_under_way`, and has them begin
+/// again in the opposite order, with a store that answers. Returns when the store has the file and nothing else; the requests since then.
+fn interrupt_an_upload(
+    length: usize,
+    hold: impl FnOnce(&Store),
+    is_under_way: impl Fn(&Store) -> bool,
+    killed: &[Role],
+) -> Vec<String> {
+    let store = Store::start(&["data"]);
+    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..Plan::default() });
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--write", "back"]).ok();
+    let content = Rng::new(34).bytes(length);
+    hold(&store);
+    std::fs::write(cluster.mount(0).join("b/large"), &content).expect("write");
+    until("the upload is under way", SOON, || is_under_way(&store).then_some(()));
+    killed.iter().for_each(|role| cluster.kill(*role));
+    store.take_requests();
+    killed.iter().rev().for_each(|role| cluster.begin(*role));
+    store.hold(false);
+    until("it is stored", SOON, || {
+        std::fs::read(store.path("data", "large")).is_ok_and(|stored| stored == content).then_some(())
+    });
+    let requests = store.take_requests();
+    cluster.cv(&["export", "/b"]).ok();
+    until("nothing is left of the first attempt", SOON, || store.unfinished().is_empty().then_some(()));
+    assert!(std::fs::read(cluster.mount(0).join("b/large")).expect("read") == content);
+    cluster.finish();
+    requests
+}
+
 #[test]
 fn an_upload_that_died_in_the_middle_is_given_up_before_the_next_one() {
     if harness::fuse_is_switched_off() {
         return;
     }
     let _alone = harness::alone();
-    let store = Store::start(&["data"]);
-    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..Plan::default() });
-    mount_bucket_with(&cluster, &store, "data", "/b", &["--write", "back"]).ok();
-    let content = Rng::new(34).bytes(20 << 20);
-    store.hold(true);
-    std::fs::write(cluster.mount(0).join("b/large"), &content).expect("write");
-    until("parts are on their way", SOON, || {
-        store.take_requests().iter().any(|request| request.contains("partNumber")).then_some(())
-    });
-    let begun = store.unfinished();
-    assert!(!begun.is_empty());
-    cluster.kill(Role::Worker(0));
-    cluster.begin(Role::Worker(0));
-    store.hold(false);
-    until("it is stored", SOON, || {
-        std::fs::read(store.path("data", "large")).is_ok_and(|stored| stored == content).then_some(())
-    });
-    cluster.cv(&["export", "/b"]).ok();
-    until("nothing is left of the first attempt", SOON, || store.unfinished().is_empty().then_some(()));
-    cluster.finish();
+    let is_under_way = |store: &Store| {
+        let sends = store.take_requests().iter().any(|request| request.contains("partNumber"));
+        sends && !store.unfinished().is_empty()
+    };
+    interrupt_an_upload(20 << 20, |store| store.hold(true), is_under_way, &[Role::Worker(0)]);
 }
 
 #[test]
@@ -191,29 +206,12 @@ fn an_upload_that_died_in_the_middle_goes_on_where_it_was() {
         return;
     }
     let _alone = harness::alone();
-    let store = Store::start(&["data"]);
-    let cluster = Cluster::start(Plan { workers: 1, mounts: 1, ..Plan::default() });
-    mount_bucket_with(&cluster, &store, "data", "/b", &["--write", "back"]).ok();
-    let content = Rng::new(35).bytes((60 << 20) + 12_345);
-    store.hold_parts_from(4);
-    std::fs::write(cluster.mount(0).join("b/large"), &content).expect("write");
-    let there = |store: &Store| {
+    let are_there = |store: &Store| {
         let parts = store.unfinished();
         [1, 2, 3].iter().all(|number| parts.iter().any(|part| part.ends_with(&format!(".part-{number}"))))
     };
-    until("the first parts are there", SOON, || there(&store).then_some(()));
-    cluster.kill(Role::Worker(0));
-    cluster.kill(Role::Master);
-    store.take_requests();
-    cluster.begin(Role::Master);
-    cluster.begin(Role::Worker(0));
-    store.hold(false);
-    until("it is stored", SOON, || {
-        std::fs::read(store.path("data", "large")).is_ok_and(|have| have == content).then_some(())
-    });
-    let sent: Vec<usize> = store.take_requests().iter().filter_map(|request| part_number(request)).collect();
+    let killed = [Role::Worker(0), Role::Master];
+    let requests = interrupt_an_upload((60 << 20) + 12_345, |store| store.hold_parts_from(4), are_there, &killed);
+    let sent: Vec<usize> = requests.iter().filter_map(|request| part_number(request)).collect();
     assert!(sent.contains(&4) && ![1, 2, 3].iter().any(|number| sent.contains(number)), "{sent:?}");
-    until("nothing is left", SOON, || store.unfinished().is_empty().then_some(()));
-    assert!(std::fs::read(cluster.mount(0).join("b/large")).expect("read") == content);
-    cluster.finish();
 }
