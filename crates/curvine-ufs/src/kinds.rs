@@ -132,7 +132,7 @@ const AZBLOB: &[Known] = &[
 #[rustfmt::skip]
 pub(crate) static KINDS: &[Kind] = &[
     Kind { schemes: &["file"], feature: "", prefixes: &[], options: &[], passes: &[] },
-    Kind { schemes: &["s3", "s3a"], feature: "", prefixes: &["s3."], options: S3, passes: &[] },
+    Kind { schemes: &["s3", "s3a"], feature: "s3", prefixes: &["s3."], options: S3, passes: &[] },
     Kind { schemes: &["hdfs", "viewfs"], feature: "hdfs", prefixes: &["hdfs."], options: HDFS, passes: &["dfs.", "hadoop.", "fs.", "ipc."] },
     Kind { schemes: &["webhdfs", "swebhdfs"], feature: "webhdfs", prefixes: &["webhdfs.", "hdfs."], options: WEBHDFS, passes: &[] },
     Kind { schemes: &["oss"], feature: "oss", prefixes: &["oss.", "fs.oss."], options: OSS, passes: &[] },

@@ -24,8 +24,11 @@ mod options;
 mod pages;
 mod policy;
 mod retry;
+#[cfg(feature = "s3")]
 mod s3;
+#[cfg(feature = "s3")]
 mod s3_multipart;
+#[cfg(feature = "s3")]
 mod s3_write;
 mod services;
 mod source;
@@ -174,6 +177,7 @@ fn open_kind(
     let counters = counters.clone();
     let store: Arc<dyn Ufs> = match kind {
         "file" => Arc::new(local::LocalUfs::open(url.strip_prefix("file://").unwrap_or(url), counters)?),
+        #[cfg(feature = "s3")]
         "s3" => Arc::new(s3::S3Ufs::open(url, options, policy, counters)?),
         #[cfg(feature = "hdfs")]
         "hdfs" => Arc::new(hdfs::HdfsUfs::native(url, &options, counters)?),

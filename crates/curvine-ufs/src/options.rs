@@ -40,6 +40,7 @@ pub fn split_secrets(
 }
 
 /// What was given to a store, by the options' own names.
+#[allow(dead_code, reason = "a build may have no store that asks for all of it")]
 pub(crate) struct Options {
     values: BTreeMap<&'static str, String>,
     /// Names that the kind hands on, with their values.
@@ -48,6 +49,7 @@ pub(crate) struct Options {
     pub(crate) secrets: Arc<[Secret]>,
 }
 
+#[allow(dead_code, reason = "a build may have no store that asks for all of it")]
 impl Options {
     /// The empty ones are left out. An unknown name is an error that lists the known ones; its value is not shown.
     pub(crate) fn new(

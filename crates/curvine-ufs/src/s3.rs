@@ -10,7 +10,6 @@ use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use opendal::raw::normalize_path;
 use opendal::{HttpTransporter, OperationContext, Operator, services};
 
 use crate::checked_transport::{CheckedTransport, ListingForm};
@@ -20,6 +19,7 @@ use crate::objects::Objects;
 use crate::options::Options;
 use crate::policy::Policy;
 use crate::s3_multipart::{Access, Multipart};
+use crate::services::bucket_and_root;
 use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
 
 /// Region told to a store of one's own that does not care.
@@ -30,21 +30,6 @@ pub(crate) struct S3Ufs {
     pub(crate) multipart: Arc<Multipart>,
     /// Whether the store knows conditions on writes; assumed until it says that it does not.
     pub(crate) conditional: AtomicBool,
-}
-
-/// Bucket and root of `bucket/prefix`.
-pub(crate) fn bucket_and_root(url: &str) -> Result<(&str, String)> {
-    let config = |message: &str| Error::new(ErrorKind::Config, message).with("url", url);
-    let (_, place) = url.split_once("://").unwrap_or(("", url));
-    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
-    if bucket.is_empty() {
-        return Err(config("the url of an object store names a bucket, such as s3://bucket/prefix"));
-    }
-    let root = normalize_path(prefix);
-    if root.trim_end_matches('/') != prefix.trim_end_matches('/') {
-        return Err(config("the prefix must not have empty parts or spaces at its ends"));
-    }
-    Ok((bucket, root))
 }
 
 impl S3Ufs {

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use curvine_types::Result;
+use curvine_types::{Error, ErrorKind, Result};
+use opendal::raw::normalize_path;
 use opendal::{HttpTransporter, OperationContext, Operator};
 
 use crate::checked_transport::{CheckedTransport, ListingForm};
@@ -14,7 +15,6 @@ use crate::object_store::ObjectStoreUfs;
 use crate::objects::Objects;
 use crate::options::Options;
 use crate::policy::Policy;
-use crate::s3::bucket_and_root;
 use crate::{Counters, Ufs};
 
 /// Makes the adapter of a kind; `None`: it is not built in.
@@ -36,6 +36,22 @@ pub(crate) fn open(
     let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
     let objects = Objects::new(operator, url, options.secrets.clone(), counters);
     Ok(Some(Arc::new(ObjectStoreUfs::new(objects))))
+}
+
+/// Bucket and root of `bucket/prefix`.
+#[allow(dead_code, reason = "a build may have none of these stores")]
+pub(crate) fn bucket_and_root(url: &str) -> Result<(&str, String)> {
+    let config = |message: &str| Error::new(ErrorKind::Config, message).with("url", url);
+    let (_, place) = url.split_once("://").unwrap_or(("", url));
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    if bucket.is_empty() {
+        return Err(config("the url of an object store names a bucket, such as s3://bucket/prefix"));
+    }
+    let root = normalize_path(prefix);
+    if root.trim_end_matches('/') != prefix.trim_end_matches('/') {
+        return Err(config("the prefix must not have empty parts or spaces at its ends"));
+    }
+    Ok((bucket, root))
 }
 
 /// Where a store is, and what was given to reach it.
@@ -79,9 +95,8 @@ impl Place<'_> {
 }
 
 #[cfg(any(feature = "oss", feature = "cos"))]
-fn missing(what: &str) -> curvine_types::Error {
-    curvine_types::Error::new(curvine_types::ErrorKind::Config, "an option of the under file system is missing")
-        .with("option", what)
+fn missing(what: &str) -> Error {
+    Error::new(ErrorKind::Config, "an option of the under file system is missing").with("option", what)
 }
 
 #[cfg(feature = "oss")]
@@ -90,7 +105,7 @@ impl Place<'_> {
         let (bucket, root) = self.bucket()?;
         if self.options.flag("data.lake.storage.enable")? == Some(true) {
             let message = "OSS-HDFS is not supported, only OSS: leave data.lake.storage.enable away";
-            return Err(curvine_types::Error::new(curvine_types::ErrorKind::NotSupported, message));
+            return Err(Error::new(ErrorKind::NotSupported, message));
         }
         let endpoint =
             self.endpoint_or(|region| format!("https://oss-{}.aliyuncs.com", region.trim_start_matches("oss-")))?;

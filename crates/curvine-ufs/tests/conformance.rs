@@ -2,6 +2,7 @@
 
 #[path = "support/conformance.rs"]
 mod conformance;
+#[cfg(feature = "s3")]
 mod support;
 #[path = "support/writes.rs"]
 mod writes;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 
 use conformance::{Traits, conform, seen_by};
 use curvine_ufs::{Policy, open, open_operator, split_secrets};
+#[cfg(feature = "s3")]
 use support::{ACCESS, SECRET, Store};
 
 fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -26,6 +28,7 @@ async fn a_directory_conforms() {
     .await;
 }
 
+#[cfg(feature = "s3")]
 #[tokio::test]
 async fn a_bucket_conforms() {
     let store = Store::start().await;
@@ -59,10 +62,16 @@ async fn any_store_of_opendal_conforms() {
 async fn every_kind_takes_its_options_and_names_them() {
     for (feature, built, url, given) in [
         (
+            "s3",
+            cfg!(feature = "s3"),
+            "s3a://bucket/p",
+            &[("s3.endpoint_url", "http://127.0.0.1:1"), ("s3.access", "AK"), ("s3.credentials.secret", "SK")][..],
+        ),
+        (
             "oss",
             cfg!(feature = "oss"),
             "oss://bucket/p",
-            &[("oss.endpoint", "http://127.0.0.1:1"), ("oss.accessKeyId", "AK"), ("oss.accessKeySecret", "SK")][..],
+            &[("oss.endpoint", "http://127.0.0.1:1"), ("oss.accessKeyId", "AK"), ("oss.accessKeySecret", "SK")],
         ),
         (
             "cos",
@@ -107,7 +116,7 @@ async fn every_kind_takes_its_options_and_names_them() {
                 assert!(!built && error.get("feature").is_some_and(|named| named == feature), "{url} {error}");
             }
         }
-        if built && matches!(feature, "oss" | "cos" | "azblob") {
+        if built && matches!(feature, "s3" | "oss" | "cos" | "azblob") {
             let (given, secrets) = split_secrets(url, options(&given[..1]));
             let error = open(&url.replace("/p", "//p"), &given, &secrets).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains("prefix"), "{error}");

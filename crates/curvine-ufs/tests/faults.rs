@@ -1,5 +1,7 @@
 //! A store that answers late, wrongly, in part, or not at all: no wrong byte, no half object, and no wait beyond the deadline.
 
+#![cfg(feature = "s3")]
+
 #[path = "support/proxy.rs"]
 mod proxy;
 #[allow(dead_code, reason = "the store is never switched off here")]

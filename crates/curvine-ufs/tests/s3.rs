@@ -1,5 +1,7 @@
 //! The S3 adapter against a real S3 protocol server in this process.
 
+#![cfg(feature = "s3")]
+
 #[path = "support/credentials.rs"]
 mod credentials;
 mod support;
