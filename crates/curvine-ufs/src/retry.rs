@@ -16,38 +16,40 @@ use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, S
 /// Credit is counted in tenths of a retry.
 const TENTHS: u32 = 10;
 
-pub(crate) struct RetryUfs<U> {
-    inner: U,
+/// How often something is tried again, and how much credit is left for that.
+pub(crate) struct Retries {
     policy: Policy,
     credit: AtomicU32,
 }
 
-impl<U: Ufs> RetryUfs<U> {
-    pub(crate) fn new(inner: U, policy: &Policy) -> Self {
-        Self { inner, policy: *policy, credit: AtomicU32::new(policy.retry_budget.saturating_mul(TENTHS)) }
+impl Retries {
+    pub(crate) fn new(policy: &Policy) -> Self {
+        Self { policy: *policy, credit: AtomicU32::new(policy.retry_budget.saturating_mul(TENTHS)) }
     }
 
-    async fn repeat<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+    /// Makes attempts until one succeeds or fails for good, at most `most` after the first one; the last one's outcome, and how many
+    /// were made.
+    pub(crate) async fn run<T, F: Future<Output = Result<T>>>(
+        &self,
+        most: u32,
+        counters: &Counters,
+        attempt: impl Fn() -> F,
+    ) -> (Result<T>, u32) {
         let mut tried = 0;
         loop {
             let error = match attempt().await {
                 Ok(value) => {
                     self.earn();
-                    return Ok(value);
+                    return (Ok(value), tried + 1);
                 }
                 Err(error) => error,
             };
-            if !may_pass(error.kind()) {
-                return Err(error);
-            }
-            if tried >= self.policy.retries || !self.spend() {
-                return Err(Error::new(ErrorKind::Ufs, "gave up on the under file system")
-                    .with("attempts", tried + 1)
-                    .caused_by(error));
+            if !may_pass(error.kind()) || tried >= most.min(self.policy.retries) || !self.spend() {
+                return (Err(error), tried + 1);
             }
             debug!(%error, attempt = tried + 1, "request to an under file system failed, trying again");
             tokio::time::sleep(self.pause(tried)).await;
-            self.counters().retries.fetch_add(1, Relaxed);
+            counters.retries.fetch_add(1, Relaxed);
             tried += 1;
         }
     }
@@ -65,6 +67,28 @@ impl<U: Ufs> RetryUfs<U> {
 
     fn spend(&self) -> bool {
         self.credit.fetch_update(Relaxed, Relaxed, |credit| credit.checked_sub(TENTHS)).is_ok()
+    }
+}
+
+pub(crate) struct RetryUfs<U> {
+    inner: U,
+    retries: Retries,
+}
+
+impl<U: Ufs> RetryUfs<U> {
+    pub(crate) fn new(inner: U, policy: &Policy) -> Self {
+        Self { inner, retries: Retries::new(policy) }
+    }
+
+    async fn repeat<T, F: Future<Output = Result<T>>>(&self, attempt: impl Fn() -> F) -> Result<T> {
+        match self.retries.run(u32::MAX, self.counters(), attempt).await {
+            (Err(error), attempts) if may_pass(error.kind()) => {
+                Err(Error::new(ErrorKind::Ufs, "gave up on the under file system")
+                    .with("attempts", attempts)
+                    .caused_by(error))
+            }
+            (outcome, _) => outcome,
+        }
     }
 }
 

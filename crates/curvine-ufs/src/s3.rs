@@ -43,7 +43,7 @@ impl S3Ufs {
         let transport =
             HttpTransporter::new(CheckedTransport::new(client.clone(), ListingForm::Xml("ListBucketResult")));
         let access = options.access(bucket, &root);
-        let multipart = Multipart::new(access, client, transport.clone(), policy, secrets.clone());
+        let multipart = Multipart::new(access, client, transport.clone(), policy, counters.clone(), secrets.clone());
         let operator = operator.with_context(OperationContext::new().with_http_transport(transport));
         Ok(Self {
             objects: Objects::new(operator, url, secrets, counters),

@@ -17,11 +17,12 @@ use reqsign_aws_v4::{Credential, DefaultCredentialProvider, RequestSigner, Stati
 use reqsign_core::{Context, OsEnv, ProvideCredentialChain, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
 
+use crate::Counters;
 use crate::policy::{Policy, time_for};
+use crate::retry::Retries;
 
-/// Attempts of one request; parts of a large object should not cost all of it.
-const ATTEMPTS: u32 = 3;
-const PAUSE: Duration = Duration::from_millis(200);
+/// Attempts of one request after the first one; a part of a large object should not cost all of it.
+const RETRIES: u32 = 2;
 /// Pages of a list of parts.
 const PAGES_MAX: usize = 11;
 /// Longest part of a store's own message that is passed on.
@@ -44,6 +45,8 @@ pub(crate) struct Multipart {
     client: reqwest::Client,
     signer: Option<Signer<Credential>>,
     timeout: Duration,
+    retries: Retries,
+    counters: Arc<Counters>,
     secrets: Arc<[Secret]>,
 }
 
@@ -112,6 +115,7 @@ impl Multipart {
         client: reqwest::Client,
         transport: HttpTransporter,
         policy: &Policy,
+        counters: Arc<Counters>,
         secrets: Arc<[Secret]>,
     ) -> Self {
         let context = Context::new().with_file_read(TokioFileRead).with_env(OsEnv).with_http_send(transport);
@@ -128,7 +132,8 @@ impl Multipart {
         };
         let signer = Signer::new(context, credentials, RequestSigner::new("s3", &access.region));
         let signer = (!access.anonymous).then_some(signer);
-        Self { access, client, signer, timeout: policy.attempt_timeout, secrets }
+        let retries = Retries::new(policy);
+        Self { access, client, signer, timeout: policy.attempt_timeout, retries, counters, secrets }
     }
 
     fn url(&self, key: &str, query: &str) -> String {
@@ -146,17 +151,8 @@ impl Multipart {
         headers: &[(HeaderName, String)],
         body: &Bytes,
     ) -> Result<Answer> {
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            let asked = self.ask_once(method, key, query, headers, body).await;
-            let passes =
-                matches!(&asked, Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Overloaded));
-            if !passes || tried >= ATTEMPTS {
-                return asked;
-            }
-            tokio::time::sleep(PAUSE * tried).await;
-        }
+        let attempt = || self.ask_once(method, key, query, headers, body);
+        self.retries.run(RETRIES, &self.counters, attempt).await.0
     }
 
     async fn ask_once(

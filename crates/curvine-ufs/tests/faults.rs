@@ -186,7 +186,7 @@ async fn an_object_is_stored_whole_or_not_at_all_whatever_the_store_answers() {
         store.put(key, &before);
         let there = Expect::of(&ufs.stat(key).await.unwrap().unwrap());
         proxy.break_next(wanted, &faults, forever);
-        let began = Instant::now();
+        let (began, retries) = (Instant::now(), ufs.counters().snapshot().retries);
         let stored = ufs.store(key, &Plain::new(data, &format!("token-{number}")), &Condition::Is(there)).await;
         let limit = LONGEST + Duration::from_secs(2 * (data.len() as u64 >> 20));
         assert!(began.elapsed() < limit, "{what}: {:?}", began.elapsed());
@@ -196,6 +196,9 @@ async fn an_object_is_stored_whole_or_not_at_all_whatever_the_store_answers() {
         match (&stored, want) {
             (Ok(object), Want::Right | Want::RightOrError) => {
                 assert!(has == data && object.size == data.len() as u64, "{what}: it is not what the answer says");
+                // Also of a part: what is repeated counts.
+                let retried = ufs.counters().snapshot().retries - retries;
+                assert!(retried == 1 || want != Want::Right, "{what}: {retried} retries");
             }
             (Err(error), Want::Error | Want::RightOrError) => {
                 assert_ne!(error.kind(), ErrorKind::Internal, "{what}: {error}");
