@@ -135,6 +135,29 @@ impl Core {
         }
     }
 
+    /// How many of the bytes that a stream will want after `end` are to be asked of the worker that has them up to there.
+    async fn ahead_of_same(
+        &self,
+        placed: &Placed,
+        inode: InodeId,
+        end: u64,
+        wanted: u32,
+        worker: WorkerId,
+        deadline: Instant,
+    ) -> u32 {
+        let Place::Ufs(ufs) = &placed.place else { return wanted };
+        let block = ufs.block_size.max(1);
+        let last = end.saturating_add(u64::from(wanted)).min(ufs.size);
+        let mut next = end.next_multiple_of(block);
+        while next < last {
+            match self.sources(placed, inode, next, deadline).await {
+                Ok((_, homes)) if homes.first() == Some(&worker) => next += block,
+                _ => break,
+            }
+        }
+        u32::try_from(next.min(last).saturating_sub(end)).unwrap_or(wanted)
+    }
+
     /// Reads up to IO_MAX bytes inside one block, trying each source. Shorter only at the end of the file.
     pub(crate) async fn read_piece(
         &self,
@@ -146,6 +169,12 @@ impl Core {
         deadline: Instant,
     ) -> Result<Data> {
         let (content, sources) = self.sources(placed, inode, offset, deadline).await?;
+        let read_ahead = match sources.first() {
+            Some(home) if read_ahead > 0 => {
+                self.ahead_of_same(placed, inode, offset + length as u64, read_ahead, *home, deadline).await
+            }
+            _ => 0,
+        };
         let request = ReadRequest {
             content: Some(content),
             offset,

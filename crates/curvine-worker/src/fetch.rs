@@ -59,13 +59,9 @@ impl Fetcher {
     }
 
     /// Begins to fetch what will be wanted soon, as far as the budget has room that nobody else waits for: each range that
-    /// `wanted` reaches into, up to its end or that of the block, whose next one may belong to another worker.
+    /// `wanted` reaches into, up to its end.
     pub fn fetch_ahead(self: &Arc<Self>, key: ContentKey, object: &Arc<Object>, wanted: std::ops::Range<u64>) {
-        let block_end = match object.block_size / CHUNK_SIZE {
-            0 => u64::MAX,
-            block => wanted.start.next_multiple_of(block),
-        };
-        let limit = object.expect.size.div_ceil(CHUNK_SIZE).min(block_end);
+        let limit = object.expect.size.div_ceil(CHUNK_SIZE);
         let mut number = wanted.start;
         while number < wanted.end.min(limit) {
             let end = (number + 1).next_multiple_of(RUN_MAX).min(limit);
