@@ -4,6 +4,8 @@
 mod harness;
 #[path = "guide/jobs.rs"]
 mod jobs;
+#[path = "guide/listing.rs"]
+mod listing;
 #[path = "guide/lives.rs"]
 mod lives;
 #[path = "guide/many.rs"]

@@ -1,6 +1,8 @@
 //! A store for measuring: one bucket of objects in memory, served range by range with next to no work, and as slowly as wanted.
+//! There are no folders in it.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -22,10 +24,12 @@ pub struct Pace {
     pub latency: Duration,
     /// Bytes a second of one request; 0: as many as can be.
     pub rate: usize,
+    /// Of a page of a listing.
+    pub page: Duration,
 }
 
 impl Pace {
-    pub const NONE: Pace = Pace { latency: Duration::ZERO, rate: 0 };
+    pub const NONE: Pace = Pace { latency: Duration::ZERO, rate: 0, page: Duration::ZERO };
 
     /// When that many bytes of an answer that began so may have been sent.
     fn due(self, began: Instant, sent: usize) -> Instant {
@@ -83,14 +87,20 @@ impl S3 for Objects {
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
 
-    /// All of it at once: a test has few objects.
     async fn list_objects_v2(
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let prefix = request.input.prefix.unwrap_or_default();
-        let entries = self.contents.iter().filter(|(key, _)| key.starts_with(&prefix));
-        let contents: Vec<Object> = entries
+        let ListObjectsV2Input { bucket, prefix, start_after, continuation_token, max_keys, .. } = request.input;
+        tokio::time::sleep(self.pace.page).await;
+        let (prefix, limit) = (prefix.unwrap_or_default(), max_keys.map_or(1000, |keys| keys.clamp(1, 1000) as usize));
+        let after = continuation_token.or(start_after).unwrap_or_default();
+        let mut rest =
+            self.contents.range((Bound::Excluded(after), Bound::Unbounded)).filter(|(key, _)| key.starts_with(&prefix));
+        let page: Vec<_> = rest.by_ref().take(limit).collect();
+        let next = rest.next().and_then(|_| page.last().map(|(key, _)| key.to_string()));
+        let contents: Vec<Object> = page
+            .into_iter()
             .map(|(key, content)| Object {
                 key: Some(key.clone()),
                 size: Some(content.len() as i64),
@@ -100,11 +110,12 @@ impl S3 for Objects {
             })
             .collect();
         Ok(S3Response::new(ListObjectsV2Output {
-            name: Some(request.input.bucket),
+            name: Some(bucket),
             prefix: Some(prefix),
             key_count: Some(contents.len() as i32),
-            max_keys: Some(1000),
-            is_truncated: Some(false),
+            max_keys: Some(limit as i32),
+            is_truncated: Some(next.is_some()),
+            next_continuation_token: next,
             contents: Some(contents),
             ..ListObjectsV2Output::default()
         }))

@@ -25,7 +25,7 @@ const RANGE: usize = 4 * MIB;
 const AT_ONCE: usize = 8;
 const ROUNDS: usize = 3;
 /// As usual stores of objects: one request brings some 90 MB/s, and begins after 20 ms.
-const FAR: Pace = Pace { latency: Duration::from_millis(20), rate: 90_000_000 };
+const FAR: Pace = Pace { latency: Duration::from_millis(20), rate: 90_000_000, page: Duration::from_millis(100) };
 
 struct Figures {
     first_byte: Duration,

@@ -1,6 +1,6 @@
 //! One leadership: the replicated state together with the soft state that is made anew for each leader, and the work in its background.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::MasterOptions;
 use crate::coherence::Coherence;
 use crate::drain::Drains;
 use crate::keyed::{KeyedGates, KeyedLocks};
+use crate::listings::Listings;
 use crate::locks::LockWaits;
 use crate::mounts::UfsSeen;
 use crate::sessions::Sessions;
@@ -45,6 +46,8 @@ const DELETES_AT_ONCE: usize = 500;
 
 /// What a leader has.
 pub struct Leader {
+    /// For work that goes on when nobody waits for it any more.
+    pub(crate) me: Weak<Leader>,
     pub(crate) options: MasterOptions,
     pub(crate) replica: Replica<MetaState>,
     pub(crate) incarnation: u64,
@@ -55,6 +58,7 @@ pub struct Leader {
     pub(crate) ufs: UfsSeen,
     /// One look into a directory of an under file system at a time, and none while its names are changed.
     pub(crate) ufs_gates: KeyedGates<InodeId>,
+    pub(crate) listings: Listings,
     pub(crate) uploads: Uploads,
     pub(crate) drains: Drains,
     pub(crate) tasks: Tasks,
@@ -79,7 +83,8 @@ impl Leader {
     /// The soft state at the start of a leadership.
     pub(crate) fn new(options: MasterOptions, replica: Replica<MetaState>, connector: Connector) -> Arc<Self> {
         let known: Vec<SessionId> = replica.state().read().0.sessions().into_iter().map(|session| session.id).collect();
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             incarnation: replica.incarnation(),
             coherence: Coherence::new(options.lease_limit),
             sessions: Sessions::new(options.lease_time, known),
@@ -87,6 +92,7 @@ impl Leader {
             lock_waits: LockWaits::default(),
             ufs: UfsSeen::default(),
             ufs_gates: KeyedGates::default(),
+            listings: Listings::default(),
             uploads: Uploads::default(),
             drains: Drains::default(),
             tasks: Tasks::default(),

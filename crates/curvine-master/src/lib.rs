@@ -12,6 +12,7 @@ mod fsck;
 mod grants;
 mod keyed;
 mod leader;
+mod listings;
 mod locks;
 pub mod metrics;
 mod mount_table;

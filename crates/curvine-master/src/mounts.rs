@@ -2,18 +2,15 @@
 //!
 //! What has been looked at lately is soft state: a new leader looks again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use curvine_namespace::UfsDir;
 use curvine_proto::Method;
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{
-    Attr, MountInfo, UfsChanged, UfsEntry, UfsListReply, UfsListRequest, UfsObject, UfsObserved, UfsStatReply,
-    UfsStatRequest,
-};
-use curvine_types::limits::{OBSERVED_ENTRIES_MAX, STORE_TTL_DEFAULT_MS};
+use curvine_proto::{Attr, MountInfo, UfsChanged, UfsEntry, UfsObject, UfsObserved, UfsStatReply, UfsStatRequest};
+use curvine_types::limits::STORE_TTL_DEFAULT_MS;
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -23,21 +20,17 @@ use crate::sessions::boot_clock;
 use crate::trash::TRASH_DIR;
 
 /// How long a look counts where Curvine is the authority; a new leader looks into its log instead of into the store.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long the store is waited for when there is something older to answer with: one name, a whole directory.
+pub(crate) const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the store is waited for when there is something older to answer with.
 const PATIENCE: Duration = Duration::from_secs(5);
-const LISTING_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a store that did not answer is left alone.
-const RETRY: Duration = Duration::from_secs(5);
+pub(crate) const RETRY: Duration = Duration::from_secs(5);
 /// Attempts of an observation whose directory changes under it.
 const ATTEMPTS: usize = 8;
 /// Most names whose last look is remembered; then all are forgotten, which costs looks and nothing else.
 const SEEN_MAX: usize = 1 << 20;
 /// Files that are remembered in one hold of the lock.
 const PIECE: usize = 1024;
-/// Entries of a listing that are applied with one command, so that none takes long.
-const OBSERVED_AT_ONCE: usize = 128;
-
 /// What was looked at when.
 #[derive(Default)]
 pub struct UfsSeen {
@@ -84,8 +77,9 @@ impl UfsSeen {
         }
     }
 
-    fn saw_listing(&self, dir: InodeId, files: &[InodeId], ttl: Duration) {
-        let validity = Validity::new(ttl);
+    /// A listing that began at `since` has ended, and counts for `ttl` from now on, unless it was asked for anew meanwhile.
+    pub(crate) fn saw_listing(&self, dir: InodeId, files: &[InodeId], since: Duration, ttl: Duration) {
+        let validity = Validity { since, ..Validity::new(ttl) };
         for files in files.chunks(PIECE) {
             let mut seen = self.inner.lock();
             Self::bound(&mut seen);
@@ -102,7 +96,7 @@ impl UfsSeen {
         seen.files.extend(file.map(|file| (file, validity)));
     }
 
-    fn knows_listing(&self, dir: InodeId) -> bool {
+    pub(crate) fn knows_listing(&self, dir: InodeId) -> bool {
         let seen = self.inner.lock();
         seen.is_valid(dir, seen.listed.get(&dir))
     }
@@ -110,6 +104,12 @@ impl UfsSeen {
     fn knows_name(&self, dir: InodeId, name: &Bytes) -> bool {
         let seen = self.inner.lock();
         seen.is_valid(dir, seen.listed.get(&dir)) || seen.is_valid(dir, seen.names.get(&(dir, name.clone())))
+    }
+
+    /// Whether the name was looked at, or made, since then.
+    pub(crate) fn saw_name_since(&self, dir: InodeId, name: &Bytes, since: Duration) -> bool {
+        let seen = self.inner.lock();
+        seen.names.get(&(dir, name.clone())).is_some_and(|validity| validity.since >= since)
     }
 
     fn knows_file(&self, inode: InodeId) -> bool {
@@ -168,7 +168,7 @@ pub(crate) fn is_own(mount: &MountInfo) -> bool {
 }
 
 /// Whether the store, or the way to it, failed: not an answer about the object.
-fn is_store_trouble(error: &Error) -> bool {
+pub(crate) fn is_store_trouble(error: &Error) -> bool {
     use ErrorKind::*;
     matches!(error.kind(), Ufs | TimedOut | Unavailable | ConnectionLost | Io)
 }
@@ -183,7 +183,7 @@ pub(crate) fn ttl_of(mount: &MountInfo) -> Duration {
     })
 }
 
-fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
+pub(crate) fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
     let name = object.key.strip_prefix(prefix)?.trim_end_matches('/').to_string();
     if name.is_empty() || name.contains('/') || prefix.is_empty() && name == TRASH_DIR {
         return None;
@@ -195,13 +195,8 @@ fn entry_of(object: UfsObject, prefix: &str) -> Option<(Bytes, UfsEntry)> {
     Some((name.clone(), UfsEntry { name, directory, size, mtime, etag, key }))
 }
 
-/// The length of parts of a list, none much shorter than the others: a single entry would be taken for all that there is of its name.
-fn in_equal_parts(length: usize, most: usize) -> usize {
-    length.div_ceil(length.div_ceil(most).max(1)).max(1)
-}
-
 impl Leader {
-    fn ufs_dir(&self, dir: InodeId) -> Result<(UfsDir, MountInfo, Attr)> {
+    pub(crate) fn ufs_dir(&self, dir: InodeId) -> Result<(UfsDir, MountInfo, Attr)> {
         let state = self.replica.state().read();
         let attr = state.0.attr(dir)?;
         let bound = state.0.ufs_dir(dir).ok_or_else(|| {
@@ -213,7 +208,7 @@ impl Leader {
         Ok((bound, mount, attr))
     }
 
-    fn is_own_dir(&self, dir: InodeId) -> bool {
+    pub(crate) fn is_own_dir(&self, dir: InodeId) -> bool {
         self.ufs_dir(dir).is_ok_and(|(_, mount, _)| is_own(&mount))
     }
 
@@ -290,127 +285,8 @@ impl Leader {
         Ok(reply.entry.filter(|_| reply.found))
     }
 
-    /// Has the directory listed in the store, unless that was done lately.
-    pub(crate) async fn fault_in_listing(&self, dir: &Attr, deadline: Instant) -> Result<()> {
-        if self.ufs.knows_listing(dir.inode) {
-            return Ok(());
-        }
-        let _look = self.ufs_gates.look(dir.inode, deadline).await?;
-        if self.ufs.knows_listing(dir.inode) {
-            return Ok(());
-        }
-        if self.is_own_dir(dir.inode) && self.ufs_dir(dir.inode)?.0.complete_at.is_some() {
-            self.ufs.saw_listing(dir.inode, &[], FOREVER);
-            return Ok(());
-        }
-        let seen_before = self.replica.state().read().0.ufs_dir(dir.inode).is_some_and(|dir| dir.complete_at.is_some());
-        for _ in 0..ATTEMPTS {
-            let patience = if seen_before { deadline.min(Instant::now() + LISTING_PATIENCE) } else { deadline };
-            match self.observe_listing(dir.inode, patience).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) if seen_before && is_store_trouble(&error) => {
-                    tracing::warn!(inode = dir.inode, %error, "the store does not answer: the listing is as last seen");
-                    self.ufs.saw_listing(dir.inode, &[], RETRY);
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir.inode))
-    }
-
-    /// Has the directory listed in the store, whenever that was done last.
-    pub(crate) async fn list_again(&self, dir: InodeId, deadline: Instant) -> Result<()> {
-        let _look = self.ufs_gates.look(dir, deadline).await?;
-        for _ in 0..ATTEMPTS {
-            if self.observe_listing(dir, deadline).await? {
-                return Ok(());
-            }
-        }
-        Err(Error::new(ErrorKind::Overloaded, "the directory changes too often to be listed").with("inode", dir))
-    }
-
-    /// One whole listing. `Ok(false)`: the directory changed under it.
-    async fn observe_listing(&self, dir: InodeId, deadline: Instant) -> Result<bool> {
-        let (bound, mount, attr) = self.ufs_dir(dir)?;
-        let began = self.replica.state().read().0.stores();
-        let mut change = attr.change;
-        let mut seen: HashSet<Bytes> = HashSet::new();
-        let mut start_after = String::new();
-        loop {
-            let request = UfsListRequest {
-                mount: mount.id,
-                mount_change: mount.change,
-                prefix: bound.prefix.clone(),
-                start_after,
-                limit: OBSERVED_ENTRIES_MAX as u32,
-            };
-            let worker = self.any_worker()?;
-            let page: Result<UfsListReply> =
-                self.workers.call(worker, Method::UfsList, &request, Bytes::new(), deadline).await;
-            let page = match page {
-                // Nothing is in it. Whether it is there itself is seen in the directory above.
-                Err(error) if error.kind() == ErrorKind::NotFound && !bound.prefix.is_empty() => {
-                    let above = self.replica.state().read().0.parent(dir)?;
-                    self.ufs.forget_listing(above);
-                    UfsListReply::default()
-                }
-                page => page?,
-            };
-            let found: Vec<(Bytes, UfsEntry)> =
-                page.entries.into_iter().filter_map(|object| entry_of(object, &bound.prefix)).collect();
-            let (names, entries): (Vec<Bytes>, Vec<UfsEntry>) = found.into_iter().unzip();
-            seen.extend(names);
-            for entries in entries.chunks(in_equal_parts(entries.len(), OBSERVED_AT_ONCE)) {
-                let entries = entries.to_vec();
-                let observed = UfsObserved { dir, observed_change: change, entries, began, ..Default::default() };
-                let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
-                change = after.change;
-            }
-            if page.next.is_empty() {
-                break;
-            }
-            start_after = page.next;
-        }
-        let (absent, files) = self.absent_names(dir, &seen)?;
-        let mut parts = absent.chunks(OBSERVED_AT_ONCE).map(<[Bytes]>::to_vec).collect::<Vec<_>>();
-        if parts.is_empty() {
-            parts.push(Vec::new());
-        }
-        let last = parts.len() - 1;
-        for (position, absent) in parts.into_iter().enumerate() {
-            let complete = position == last;
-            let observed = UfsObserved { dir, observed_change: change, absent, complete, began, ..Default::default() };
-            let Some(after) = self.observe(observed, deadline).await? else { return Ok(false) };
-            change = after.change;
-        }
-        self.ufs.saw_listing(dir, &files, ttl_of(&mount));
-        Ok(true)
-    }
-
-    /// Names of the directory that the listing has not shown, and the inodes of those it has.
-    fn absent_names(&self, dir: InodeId, seen: &HashSet<Bytes>) -> Result<(Vec<Bytes>, Vec<InodeId>)> {
-        const STEP: usize = 1000;
-        let (mut absent, mut files, mut after) = (Vec::new(), Vec::new(), 0);
-        loop {
-            let (names, end) = self.replica.state().read().0.ufs_names(dir, after, STEP)?;
-            for name in names {
-                after = name.cookie;
-                if seen.contains(&name.name) {
-                    files.push(name.inode);
-                } else {
-                    absent.push(name.name);
-                }
-            }
-            if end {
-                return Ok((absent, files));
-            }
-        }
-    }
-
     /// Applies an observation, as the change that it is. `None`: the directory was changed meanwhile.
-    async fn observe(&self, observed: UfsObserved, deadline: Instant) -> Result<Option<Attr>> {
+    pub(crate) async fn observe(&self, observed: UfsObserved, deadline: Instant) -> Result<Option<Attr>> {
         let dir = observed.dir;
         let mut changed = vec![dir];
         {

@@ -58,12 +58,16 @@ impl Leader {
         self.sessions.check(session)?;
         let dir = self.attr_now(inode)?;
         permission::check(self, session, caller.as_ref(), &dir, Want::LIST)?;
-        if dir.mount != 0 {
-            self.fault_in_listing(&dir, deadline).await?;
-        }
-        let (dir, dir_lease) = self.leased_attr(session, inode)?;
         let limit = (limit as usize).clamp(1, ENTRIES_MAX);
-        let (entries, end) = self.replica.state().read().0.readdir(inode, cookie, limit)?;
+        let (dir, dir_lease, entries, end) = loop {
+            let complete = dir.mount == 0 || self.fault_in_entries(&dir, cookie, deadline).await?;
+            let (dir, dir_lease) = self.leased_attr(session, inode)?;
+            let (entries, end) = self.replica.state().read().0.readdir(inode, cookie, limit)?;
+            // What had come is gone again: an empty page would be taken for the end.
+            if complete || !entries.is_empty() {
+                break (dir, dir_lease, entries, end && complete);
+            }
+        };
         let mut listed = self.leased_entries(session, entries);
         let live = listed.iter_mut().filter(|(_, attr, _)| attr.live);
         stream::iter(live)

@@ -150,6 +150,11 @@ impl Namespace {
         Ok((names, rest.next().is_none()))
     }
 
+    /// Names that are made from now on have this cookie or a higher one.
+    pub fn next_cookie(&self) -> Cookie {
+        self.state.meta.next_cookie
+    }
+
     /// Changes of stores that Curvine has made so far; a look that begins now is told this number.
     pub fn stores(&self) -> u64 {
         self.state.meta.stores
