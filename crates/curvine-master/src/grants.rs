@@ -96,18 +96,19 @@ impl Leader {
             let now = |attr: &Attr| state.0.attr(attr.inode).map(|attr| (attr, state.0.grant(attr.inode)));
             seen.iter().map(now).collect()
         };
-        let keep =
-            |(((entry, seen), lease), now): (((DirEntry, Attr), Option<Lease>), Result<(Attr, Option<Grant>)>)| {
-                let Ok((attr, grant)) = now else {
-                    if let Some(lease) = lease {
-                        self.coherence.revoke(session, &lease);
-                    }
-                    return (entry, seen, None);
-                };
-                let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
-                (entry, attr, lease)
+        let mut listed = Vec::with_capacity(seen.len());
+        for (((entry, seen), lease), now) in entries.into_iter().zip(seen).zip(leases).zip(now) {
+            let Ok((attr, grant)) = now else {
+                if let Some(lease) = lease {
+                    self.coherence.revoke(session, &lease);
+                }
+                listed.push((entry, seen, None));
+                continue;
             };
-        entries.into_iter().zip(seen).zip(leases).zip(now).map(keep).collect()
+            let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
+            listed.push((entry, attr, lease));
+        }
+        listed
     }
 
     /// Opens a file for a session.

@@ -53,6 +53,13 @@ impl Default for Listings {
     }
 }
 
+impl Listings {
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.running.lock().len()
+    }
+}
+
 /// Takes a listing off the table, also if its task panics.
 struct Running {
     table: Arc<Mutex<FastMap<InodeId, watch::Receiver<Progress>>>>,

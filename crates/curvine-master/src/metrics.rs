@@ -39,7 +39,7 @@ curvine_web::metrics! {
         FILES: Gauge = "curvine_files" [], "Files.";
         DIRECTORIES: Gauge = "curvine_directories" [], "Directories.";
         GARBAGE: Gauge = "curvine_garbage_contents" [], "Contents that workers still have to delete.";
-        GAUGES: Gauge = "curvine_master_gauge" ["name"], "Queues and tables of the leader: `lock_waits`, `seals_waiting`, `jobs`, `uploads_running`, `live_files`, `write_grants`, `orphan_holds`, `doomed_trees`, `trash`, `ufs_seen`, `inline_bytes` and others, as in `cv report all`.";
+        GAUGES: Gauge = "curvine_master_gauge" ["name"], "Queues and tables of the leader: `lock_waits`, `seals_waiting`, `jobs`, `uploads_running`, `live_files`, `write_grants`, `orphan_holds`, `doomed_trees`, `trash`, `listings_running`, `ufs_seen`, `inline_bytes` and others, as in `cv report all`.";
         WORKERS: Gauge = "curvine_workers" ["state"], "Workers of the log, `live` and `lost`.";
         CAPACITY: Gauge = "curvine_cluster_capacity_bytes" [], "What all live workers can hold.";
         USED: Gauge = "curvine_cluster_used_bytes" [], "What they hold.";

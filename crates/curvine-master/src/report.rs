@@ -90,6 +90,7 @@ impl Leader {
             ("leases_limit".to_string(), self.options.lease_limit as u64),
             ("lock_waits".to_string(), self.lock_waits.len() as u64),
             ("seals_waiting".to_string(), self.seals_waiting() as u64),
+            ("listings_running".to_string(), self.listings.count() as u64),
             ("ufs_seen".to_string(), self.ufs.len() as u64),
             ("log_bytes".to_string(), status.log_bytes),
             ("log_queue_commands".to_string(), status.queue_commands as u64),
