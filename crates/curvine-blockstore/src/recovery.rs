@@ -131,7 +131,7 @@ impl BlockStore {
         state.attr = LiveAttr { size: known.size, mtime: known.mtime, blocks: known.blocks };
         state.placed = known.placed;
         state.synced_size = known.synced.unwrap_or(0);
-        state.chunks = known.chunks.clone();
+        state.chunks = known.chunks;
         state.name_unsynced = ending != Ending::Closed;
         // Descriptors end with the boot of the machine. What a damaged index says of them may be too little.
         if ending != Ending::UncleanBoot {
@@ -140,7 +140,7 @@ impl BlockStore {
                 _ if damaged => Exposure::Read,
                 _ => known.exposure,
             };
-            state.writers = known.writers.clone();
+            state.writers = known.writers;
         }
         if ending == Ending::UncleanBoot || damaged {
             state.chunks.suspect_all();

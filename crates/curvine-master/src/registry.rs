@@ -6,11 +6,11 @@ use curvine_namespace::{Wanted, WorkerRecord};
 use curvine_proto::command::Body as CommandBody;
 use curvine_proto::layout::Kind;
 use curvine_proto::{
-    DeclareRequest, DirtyContent, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest, ListPinsReply,
-    ListWorkersReply, MountInfo, MountTableReply, OpenSessionReply, OpenSessionRequest, PinInfo, RegisterWorker,
-    RegisterWorkerReply, RegisterWorkerRequest, ReportChangedRequest, ResolveContentReply, ResolveContentRequest,
-    ResolveMountReply, ResolveMountRequest, UfsChanged, WhichPinnedReply, WhichPinnedRequest, WorkerHeartbeatReply,
-    WorkerHeartbeatRequest, WorkerState,
+    ContentId, DeclareRequest, DirtyContent, HeartbeatReply, HeartbeatRequest, InventoryReply, InventoryRequest,
+    ListPinsReply, ListWorkersReply, MountInfo, MountTableReply, OpenSessionReply, OpenSessionRequest, PinInfo,
+    RegisterWorker, RegisterWorkerReply, RegisterWorkerRequest, ReportChangedRequest, ResolveContentReply,
+    ResolveContentRequest, ResolveMountReply, ResolveMountRequest, UfsChanged, WhichPinnedReply, WhichPinnedRequest,
+    WorkerHeartbeatReply, WorkerHeartbeatRequest, WorkerState,
 };
 use curvine_rpc::Peer;
 use curvine_types::{Error, ErrorKind, Result, SessionId};
@@ -134,26 +134,25 @@ impl Leader {
     /// Names what of an inventory nobody needs. What the log still has a place for is never named.
     pub(crate) fn inventory(&self, request: InventoryRequest) -> InventoryReply {
         let state = self.replica.state().read();
-        let unwanted = |content: &curvine_proto::ContentId| {
-            let wanted = state.0.content_wanted(content.inode, content.generation, request.worker);
-            // A younger content may be about to enter the log: it was placed and not yet committed.
-            let older =
-                state.0.layout(content.inode, false).map_or(true, |layout| layout.generation > content.generation);
-            wanted == Wanted::No && older
+        let wanted = |content: &ContentId| state.0.content_wanted(content.inode, content.generation, request.worker);
+        let wanted: Vec<Wanted> = request.contents.iter().map(wanted).collect();
+        let judged = || request.contents.iter().zip(&wanted);
+        // A younger content may be about to enter the log: it was placed and not yet committed.
+        let is_older = |content: &ContentId| {
+            state.0.layout(content.inode, false).map_or(true, |layout| layout.generation > content.generation)
         };
+        let delete = judged().filter(|(content, wanted)| **wanted == Wanted::No && is_older(content));
+        let delete = delete.map(|(content, _)| *content).collect();
         // The store has it, but the worker was not told, or has forgotten, that it is a copy.
-        let stored = |content: &&curvine_proto::ContentId| {
-            content.version != 0
-                && state.0.content_wanted(content.inode, content.generation, request.worker) == Wanted::Cached
-        };
-        let release = request.contents.iter().filter(stored).copied().collect();
-        let dirty = |content: &curvine_proto::ContentId| {
+        let release = judged().filter(|(content, wanted)| content.version != 0 && **wanted == Wanted::Cached);
+        let release = release.map(|(content, _)| *content).collect();
+        let dirty = |content: &ContentId| {
             let job = state.0.upload_of(content.inode)?;
             let is_it = state.0.layout(content.inode, false).is_ok_and(|now| now.generation == content.generation);
             is_it.then_some(DirtyContent { content: Some(*content), mount: job.mount })
         };
         let dirty = request.contents.iter().filter_map(dirty).collect();
-        InventoryReply { delete: request.contents.into_iter().filter(unwanted).collect(), release, dirty }
+        InventoryReply { delete, release, dirty }
     }
 
     pub(crate) fn resolve_content(&self, request: ResolveContentRequest) -> Result<ResolveContentReply> {

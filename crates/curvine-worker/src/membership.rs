@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use crate::clock::boot_time;
 use crate::engine::Engine;
 
-/// Contents in one page of the inventory.
-const PAGE: usize = 5000;
+/// Contents in one page of the inventory: few, because the master looks each of them up in one hold of its lock.
+const PAGE: usize = 1000;
 /// Pauses between attempts to reach a master: the first, doubled up to the last.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
