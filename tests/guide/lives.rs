@@ -78,17 +78,23 @@ fn files_and_copies_are_gone_at_the_end_of_their_time_to_live() {
     cluster.finish();
 }
 
+/// A bucket at `/b` that is written back, of which 12 MB may wait here for their upload, and how long writers wait above that.
+fn of_few_dirty_bytes(wait: &str) -> (Store, Cluster) {
+    let store = Store::start(&["data"]);
+    let plan = Plan { workers: 1, mounts: 1, ..Plan::default() };
+    let plan = plan.set("worker", "dirty_limit", "\"12MB\"").set("worker", "dirty_wait", format!("\"{wait}\""));
+    let cluster = Cluster::start(plan);
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--write", "back"]).ok();
+    (store, cluster)
+}
+
 #[test]
 fn what_waits_for_its_upload_is_bounded_and_writers_are_held_back() {
     if harness::fuse_is_switched_off() {
         return;
     }
     let _alone = harness::alone();
-    let store = Store::start(&["data"]);
-    let plan = Plan { workers: 1, mounts: 1, ..Plan::default() };
-    let plan = plan.set("worker", "dirty_limit", "\"12MB\"").set("worker", "dirty_wait", "\"3s\"");
-    let cluster = Cluster::start(plan);
-    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--write", "back"]).ok();
+    let (store, cluster) = of_few_dirty_bytes("3s");
     let view = cluster.mount(0).join("b");
     let content = Rng::new(42).bytes(5 << 20);
     store.hold(true);
@@ -148,11 +154,7 @@ fn files_larger_than_the_limit_are_written_at_once() {
         return;
     }
     let _alone = harness::alone();
-    let store = Store::start(&["data"]);
-    let plan = Plan { workers: 1, mounts: 1, ..Plan::default() };
-    let plan = plan.set("worker", "dirty_limit", "\"12MB\"").set("worker", "dirty_wait", "\"8s\"");
-    let cluster = Cluster::start(plan);
-    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--write", "back"]).ok();
+    let (store, cluster) = of_few_dirty_bytes("8s");
     let view = cluster.mount(0).join("b");
     let content = Rng::new(44).bytes(25 << 20);
     // All of them are open before the first one is finished.

@@ -6,10 +6,11 @@
 //!
 //! Always: `small_bytes` and `main_bytes` are the sums of the weights of what is in the queues, because a weight is only changed here.
 
-use curvine_types::FastMap;
 use std::collections::VecDeque;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+
+use curvine_types::FastMap;
 
 /// Share of the bytes that may be on probation before the small queue is evicted from.
 const SMALL_PERCENT: u128 = 10;

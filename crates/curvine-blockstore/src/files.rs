@@ -1,11 +1,11 @@
 //! The open files of the store: at most so many, least recently used closed first. Known by the number of the content in
 //! memory, not by its key: a content that is made anew has another file.
 
-use curvine_types::FastMap;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 
+use curvine_types::FastMap;
 use parking_lot::Mutex;
 
 pub(crate) struct FileCache {

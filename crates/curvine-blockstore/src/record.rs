@@ -3,9 +3,9 @@
 //! A record is `length u32, CRC-32C u32, protobuf`, little endian; the checksum covers length and body.
 //! Replaying a log twice, or a compacted one, gives the same state.
 
-use curvine_types::FastMap;
 use std::collections::BTreeSet;
 
+use curvine_types::FastMap;
 use prost::Message;
 
 use crate::chunks::{Chunk, ChunkMap};

@@ -64,8 +64,18 @@ impl Leader {
             let state = self.replica.state().read();
             (state.0.attr(inode), state.0.grant(inode))
         };
-        match attr {
-            Ok(attr) => {
+        self.settle_lease(session, lease, attr.map(|attr| (attr, grant)))
+    }
+
+    /// The lease goes with the state that was read after its registration, or back if there is none.
+    fn settle_lease(
+        &self,
+        session: SessionId,
+        lease: Option<Lease>,
+        now: Result<(Attr, Option<Grant>)>,
+    ) -> Result<(Attr, Option<Lease>)> {
+        match now {
+            Ok((attr, grant)) => {
                 let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
                 Ok((attr, lease))
             }
@@ -96,19 +106,14 @@ impl Leader {
             let now = |attr: &Attr| state.0.attr(attr.inode).map(|attr| (attr, state.0.grant(attr.inode)));
             seen.iter().map(now).collect()
         };
-        let mut listed = Vec::with_capacity(seen.len());
-        for (((entry, seen), lease), now) in entries.into_iter().zip(seen).zip(leases).zip(now) {
-            let Ok((attr, grant)) = now else {
-                if let Some(lease) = lease {
-                    self.coherence.revoke(session, &lease);
-                }
-                listed.push((entry, seen, None));
-                continue;
-            };
-            let lease = self.keep_lease(session, lease, &attr, grant.as_ref());
-            listed.push((entry, attr, lease));
-        }
+        let settled = leases.into_iter().zip(now).map(|(lease, now)| self.settle_lease(session, lease, now));
+        let listed = entries.into_iter().zip(seen).zip(settled);
         listed
+            .map(|((entry, seen), settled)| match settled {
+                Ok((attr, lease)) => (entry, attr, lease),
+                Err(_) => (entry, seen, None),
+            })
+            .collect()
     }
 
     /// Opens a file for a session.

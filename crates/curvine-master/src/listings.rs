@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
 
 use crate::leader::Leader;
-use crate::mounts::{FOREVER, RETRY, entry_of, is_store_trouble, ttl_of};
+use crate::mounts::{FOREVER, RETRY, entry_of, is_own, is_store_trouble, ttl_of};
 use crate::sessions::boot_clock;
 
 /// How long the store is waited for when there is an older listing to answer with.
@@ -34,12 +34,8 @@ const AT_ONCE: usize = 64;
 /// Entries of a listing that are applied with one command, so that none takes long.
 const OBSERVED_AT_ONCE: usize = 128;
 
-/// How far a listing is.
-#[derive(Clone)]
-enum Progress {
-    Pages(u64),
-    Ended(std::result::Result<(), ErrorBody>),
-}
+/// How a listing ended, once it has; whoever waits is also woken by each part that was applied.
+type Progress = Option<std::result::Result<(), ErrorBody>>;
 
 /// The listings that are under way.
 pub(crate) struct Listings {
@@ -83,11 +79,8 @@ fn gave_up() -> Error {
 
 /// Waits for the end of a listing.
 async fn ended(progress: &mut watch::Receiver<Progress>, deadline: Instant) -> Result<()> {
-    match timeout_at(deadline, progress.wait_for(|progress| matches!(progress, Progress::Ended(_)))).await {
-        Ok(Ok(progress)) => match &*progress {
-            Progress::Ended(ended) => ended.clone().map_err(Error::from),
-            Progress::Pages(_) => Err(gave_up()),
-        },
+    match timeout_at(deadline, progress.wait_for(Option::is_some)).await {
+        Ok(Ok(ended)) => ended.clone().map_or_else(|| Err(gave_up()), |ended| ended.map_err(Error::from)),
         Ok(Err(_)) => Err(gave_up()),
         Err(_) => Err(Error::new(ErrorKind::TimedOut, "the listing of a directory of a store takes too long")),
     }
@@ -110,7 +103,7 @@ impl Leader {
         }
         let (bound, mount, _) = self.ufs_dir(dir)?;
         let seen_before = bound.complete_at.is_some();
-        if seen_before && crate::mounts::is_own(&mount) {
+        if seen_before && is_own(&mount) {
             self.ufs.saw_listing(dir, &[], boot_clock(), FOREVER);
             return Ok(true);
         }
@@ -145,7 +138,7 @@ impl Leader {
         deadline: Instant,
     ) -> Result<bool> {
         loop {
-            if matches!(&*progress.borrow_and_update(), Progress::Ended(_)) {
+            if progress.borrow_and_update().is_some() {
                 return ended(&mut progress, deadline).await.map(|()| true);
             }
             if !self.replica.state().read().0.ufs_names(dir, after, 1)?.0.is_empty() {
@@ -179,7 +172,7 @@ impl Leader {
         if let Some(progress) = running.get(&dir) {
             return progress.clone();
         }
-        let (sender, progress) = watch::channel(Progress::Pages(0));
+        let (sender, progress) = watch::channel(None);
         // Without a leader there is nobody to list: who waits is told so by the end of the sender.
         let Some(leader) = self.me.upgrade() else { return progress };
         running.insert(dir, progress.clone());
@@ -188,7 +181,7 @@ impl Leader {
             let listed = leader.list(dir, &sender).await;
             // In this order: who comes later begins a new one.
             drop(entry);
-            sender.send_replace(Progress::Ended(listed.map_err(|error| ErrorBody::from(&error))));
+            sender.send_replace(Some(listed.map_err(|error| ErrorBody::from(&error))));
         });
         progress
     }
@@ -227,11 +220,7 @@ impl Leader {
             for entries in entries.chunks(in_equal_parts(entries.len(), OBSERVED_AT_ONCE)) {
                 let observed = UfsObserved { dir, entries: entries.to_vec(), began, ..Default::default() };
                 self.observe_now(observed, deadline).await?;
-                progress.send_modify(|progress| {
-                    if let Progress::Pages(pages) = progress {
-                        *pages += 1;
-                    }
-                });
+                progress.send_modify(|_| ());
             }
             if page.next.is_empty() {
                 break;
