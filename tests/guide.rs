@@ -1,6 +1,8 @@
 //! The tests of the deployment guide, with two mounts of one cluster in the place of the client's and the application's pod;
 //! a bucket read through both of them; and `cv`, all as a user types it.
 
+#[path = "guide/first_bytes.rs"]
+mod first_bytes;
 mod harness;
 #[path = "guide/jobs.rs"]
 mod jobs;

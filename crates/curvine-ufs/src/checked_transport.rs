@@ -64,18 +64,22 @@ fn asked_range(text: &str) -> Option<(u64, u64)> {
     Some((first.parse().ok()?, last.parse().ok()?))
 }
 
-/// Whether the answer says that it is the range, or its beginning where the object ends sooner.
+/// Whether the answer says that it is the range, or its beginning where the object ends sooner, and is as long as it says. What comes
+/// is handed on before its end is there, so nothing else may be taken for it.
 fn is_range<T>(answer: &Response<T>, (first, last): (u64, u64)) -> bool {
     let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     if answer.status() != StatusCode::PARTIAL_CONTENT {
         // A whole object, which is what was asked for if it is as long.
-        let length = header(CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
         return first == 0 && length == Some(last + 1);
     }
     let said = header(CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes "));
     let said = said.and_then(|text| text.split_once('/')?.0.split_once('-'));
     let said = said.and_then(|(first, last)| Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?)));
-    said.is_some_and(|(from, until)| from == first && until <= last)
+    said.is_some_and(|(from, until)| {
+        let whole = until.checked_sub(from).map(|rest| rest + 1);
+        from == first && until <= last && whole.is_some() && (length.is_none() || length == whole)
+    })
 }
 
 fn asks_for_listing(query: &str) -> bool {
@@ -122,6 +126,11 @@ mod tests {
             assert_eq!(is_range(&answer(status, name, value), (5, 9)), want, "{status} {value}");
         }
         assert!(is_range(&answer(200, "content-length", "10"), (0, 9)));
+        for (length, want) in [("5", true), ("4", false), ("6", false)] {
+            let said = Response::builder().status(206).header("content-range", "bytes 5-9/100");
+            let said = said.header("content-length", length).body(()).expect("a response");
+            assert_eq!(is_range(&said, (5, 9)), want, "{length} bytes");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod s3_multipart;
 #[cfg(feature = "s3")]
 mod s3_write;
 mod services;
+mod sink;
 mod source;
 mod survey;
 mod timeout;
@@ -46,6 +47,7 @@ use futures::future::BoxFuture;
 pub use counters::{Counters, CountersSnapshot};
 pub use options::split_secrets;
 pub use policy::{Policy, store_timeout};
+pub use sink::{Collected, Sink};
 pub use source::{Condition, Source};
 pub use survey::{OddKey, SurveyMark, SurveyPage};
 
@@ -100,9 +102,25 @@ pub trait Ufs: Send + Sync {
     /// because a store that lost its root is broken, not empty.
     fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>>;
 
-    /// Exactly `len` bytes from `offset`, of the version that is expected. `VersionMismatch`: the object is another one now;
-    /// `NotFound`: it is gone.
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>>;
+    /// Gives `sink` exactly `len` bytes from `offset`, of the version that is expected, as they come where the store tells the version
+    /// before them. `VersionMismatch`: the object is another one now; `NotFound`: it is gone.
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>>;
+
+    /// `fetch` of all bytes at once.
+    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(async move {
+            let all = Collected::new(len);
+            self.fetch(key, offset, len, expect, &all).await?;
+            all.whole(len)
+        })
+    }
 
     /// Makes `key` the object that `source` holds, whole or not at all, if the store has there what `when` says; what the store has
     /// then. `VersionMismatch`: it has something else. Repeating it is fine: an object that carries the source's token is its own.

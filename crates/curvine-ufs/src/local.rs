@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::cursors::Cursors;
 use crate::local_write::UPLOADS;
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct LocalUfs {
     tree: Arc<Tree>,
@@ -270,9 +270,20 @@ impl Ufs for LocalUfs {
         self.list(prefix, start_after, limit).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
         let (key, expect) = (key.to_string(), expect.clone());
-        self.blocking(move |tree| tree.read(&key, offset, len, &expect)).boxed()
+        async move {
+            sink.take(0, self.blocking(move |tree| tree.read(&key, offset, len, &expect)).await?);
+            Ok(())
+        }
+        .boxed()
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

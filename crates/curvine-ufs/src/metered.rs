@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use bytes::Bytes;
 use curvine_types::{ErrorKind, Result};
 use futures::future::BoxFuture;
 
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct MeteredUfs {
     inner: Arc<dyn Ufs>,
@@ -55,11 +54,18 @@ impl Ufs for MeteredUfs {
         Box::pin(self.count(self.inner.list(prefix, start_after, limit)))
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            let bytes = self.count(self.inner.read(key, offset, len, expect)).await?;
-            self.counters.bytes.fetch_add(bytes.len() as u64, Relaxed);
-            Ok(bytes)
+            self.count(self.inner.fetch(key, offset, len, expect, sink)).await?;
+            self.counters.bytes.fetch_add(len, Relaxed);
+            Ok(())
         })
     }
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result, Secret};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -19,7 +18,7 @@ use crate::cursors::Cursors;
 use crate::error::from_store;
 use crate::pages::{Listed, Pages};
 use crate::survey::Surveyor;
-use crate::{Counters, Expect, ListPage, Object, SurveyMark, SurveyPage, entry_name};
+use crate::{Collected, Counters, Expect, ListPage, Object, Sink, SurveyMark, SurveyPage, entry_name};
 
 /// Most keys in one answer of a store that is told how many.
 const PAGE_MAX: usize = 1000;
@@ -170,14 +169,14 @@ impl Objects {
         Ok(surveyor.finish(None))
     }
 
-    pub(crate) async fn read(&self, key: &str, offset: u64, len: u64, expect: &Expect) -> Result<Bytes> {
+    pub(crate) async fn fetch(&self, key: &str, offset: u64, len: u64, expect: &Expect, sink: &dyn Sink) -> Result<()> {
         let failed = self.failed(key);
         let changed = |what: &str| Error::new(ErrorKind::VersionMismatch, what).with("key", key);
         let end = offset.checked_add(len).filter(|end| *end <= expect.size);
         let end =
             end.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "the range is beyond the end of the object"))?;
         if len == 0 {
-            return Ok(Bytes::new());
+            return Ok(());
         }
         if !is_plain(key) {
             return Err(Error::new(ErrorKind::NotFound, "not in the under file system").with("key", key));
@@ -189,28 +188,53 @@ impl Objects {
             reader = reader.if_match(&quoted(&expect.etag));
         }
         let reader = reader.await.map_err(&failed)?;
-        let outcome = reader.read(offset..end).await;
-        let seen = match (reader.metadata(), &outcome) {
-            (Some(metadata), _) => Some(self.file(key, metadata)),
-            (None, Ok(_)) => Some(self.file(key, &self.operator.stat(key).await.map_err(&failed)?)),
-            (None, Err(_)) => None,
-        };
-        // An object that became shorter breaks the read off; that it is another one says more than that.
-        if let Some(seen) = seen {
-            compare(&seen, expect).map_err(|what| changed(what).with("have", &seen.etag).with("want", &expect.etag))?;
-        }
-        let bytes = match outcome {
+        let mut parts = reader.clone().into_stream(offset..end).await.map_err(&failed)?;
+        let opened = parts.metadata().await;
+        // Without a word of the store on it, what comes is of no known version before the end.
+        let unknown = opened.as_ref().is_err_and(|error| error.kind() == opendal::ErrorKind::Unsupported);
+        match opened {
+            Ok(metadata) => self.check(key, &metadata, expect)?,
+            Err(_) if unknown => {}
             // Some stores say of what is gone that it is not the version that was asked for.
             Err(error) if error.kind() == opendal::ErrorKind::ConditionNotMatch => {
                 self.operator.stat(key).await.map_err(&failed)?;
                 return Err(failed(error));
             }
-            outcome => outcome.map_err(&failed)?.to_bytes(),
-        };
-        if bytes.len() as u64 != len {
-            return Err(changed("the object is shorter than expected").with("have", bytes.len()).with("want", len));
+            Err(error) => return Err(failed(error)),
         }
-        Ok(bytes)
+        let held = Collected::new(len);
+        let taker: &dyn Sink = if unknown { &held } else { sink };
+        let mut come = 0;
+        let other_length =
+            |have: u64| changed("the object is not as long as expected").with("have", have).with("want", len);
+        while let Some(buffer) = parts.next().await {
+            // Its pieces, as they lie in memory.
+            for part in buffer.map_err(&failed)? {
+                let at = come;
+                come += part.len() as u64;
+                if come > len {
+                    return Err(other_length(come));
+                }
+                taker.take(at, part);
+            }
+        }
+        if come != len {
+            return Err(other_length(come));
+        }
+        if unknown {
+            self.check(key, &self.operator.stat(key).await.map_err(&failed)?, expect)?;
+            sink.take(0, held.whole(len)?);
+        }
+        Ok(())
+    }
+
+    /// `VersionMismatch` unless the store means what is expected.
+    fn check(&self, key: &str, metadata: &Metadata, expect: &Expect) -> Result<()> {
+        let seen = self.file(key, metadata);
+        compare(&seen, expect).map_err(|what| {
+            let error = Error::new(ErrorKind::VersionMismatch, what).with("key", key);
+            error.with("have", &seen.etag).with("want", &expect.etag)
+        })
     }
 }
 

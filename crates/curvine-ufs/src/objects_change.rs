@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use opendal::options::DeleteOptions;
 
 use crate::objects::{Objects, compare, is_plain};
-use crate::{Condition, Expect, Object, Source};
+use crate::{Collected, Condition, Expect, Object, Source};
 
 /// Objects of a directory copied or deleted at once.
 const MOVES_AT_ONCE: usize = 16;
@@ -144,7 +144,10 @@ impl Objects {
         let mut parts = Vec::new();
         let mut offset = 0;
         while offset < expect.size {
-            let part = self.read(from, offset, STEP.min(expect.size - offset), expect).await?;
+            let length = STEP.min(expect.size - offset);
+            let part = Collected::new(length);
+            self.fetch(from, offset, length, expect, &part).await?;
+            let part = part.whole(length)?;
             offset += part.len() as u64;
             parts.push(part);
         }

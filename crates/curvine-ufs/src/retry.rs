@@ -5,13 +5,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 use tracing::debug;
 
 use crate::policy::Policy;
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
 
 /// Credit is counted in tenths of a retry.
 const TENTHS: u32 = 10;
@@ -106,8 +105,15 @@ impl<U: Ufs> Ufs for RetryUfs<U> {
         Box::pin(self.repeat(move || self.inner.list(prefix, start_after, limit)))
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.repeat(move || self.inner.read(key, offset, len, expect)))
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.fetch(key, offset, len, expect, sink)))
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -20,7 +19,7 @@ use crate::options::Options;
 use crate::policy::Policy;
 use crate::s3_multipart::{Access, Multipart};
 use crate::services::bucket_and_root;
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
 
 /// Region told to a store of one's own that does not care.
 const REGION_DEFAULT: &str = "us-east-1";
@@ -150,8 +149,15 @@ impl Ufs for S3Ufs {
         self.objects.list(prefix, start_after, limit).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
-        self.objects.read(key, offset, len, expect).boxed()
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.objects.fetch(key, offset, len, expect, sink).boxed()
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

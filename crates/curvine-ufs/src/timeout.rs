@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
 use crate::policy::{SLOW, time_for};
-use crate::{Condition, Counters, Expect, ListPage, Object, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
 
 pub(crate) struct TimeoutUfs<U> {
     inner: U,
@@ -50,8 +49,15 @@ impl<U: Ufs> Ufs for TimeoutUfs<U> {
         Box::pin(self.bound(self.inner.list(prefix, start_after, limit)))
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.bound(self.inner.read(key, offset, len, expect)))
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.fetch(key, offset, len, expect, sink)))
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

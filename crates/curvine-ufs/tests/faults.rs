@@ -12,10 +12,12 @@ mod writes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use curvine_types::ErrorKind;
-use curvine_ufs::{Condition, Expect, Policy, SurveyMark, Ufs, open_with, split_secrets};
+use curvine_ufs::{Collected, Condition, Expect, Policy, Sink, SurveyMark, Ufs, open_with, split_secrets};
 use proxy::{Fault, Proxy};
 use support::{ACCESS, SECRET, Store};
 use writes::Plain;
@@ -64,6 +66,23 @@ enum Want {
     Error,
 }
 
+/// Every part must be right, also those of an attempt that fails in the end.
+struct Told<'a> {
+    what: &'a str,
+    right: &'a [u8],
+    whole: Collected,
+    parts: AtomicUsize,
+}
+
+impl Sink for Told<'_> {
+    fn take(&self, at: u64, part: Bytes) {
+        let right = self.right.get(at as usize..at as usize + part.len());
+        assert!(right == Some(&part[..]), "{}: wrong bytes at {at}", self.what);
+        self.parts.fetch_add(1, Relaxed);
+        self.whole.take(at, part);
+    }
+}
+
 #[tokio::test]
 async fn a_read_is_right_or_an_error_whatever_the_store_answers() {
     let (store, proxy, ufs) = start().await;
@@ -102,9 +121,12 @@ async fn a_read_is_right_or_an_error_whatever_the_store_answers() {
     for (what, faults, forever, want) in cases {
         proxy.break_next("GET /data/object", &faults, forever);
         let began = Instant::now();
-        let read = ufs.read("object", 10_000, 50_000, &expect).await;
+        let told =
+            Told { what, right: &content[10_000..60_000], whole: Collected::new(50_000), parts: AtomicUsize::new(0) };
+        let read = ufs.fetch("object", 10_000, 50_000, &expect, &told).await.and_then(|()| told.whole.whole(50_000));
         let took = began.elapsed();
         assert!(took < LONGEST, "{what}: {took:?}");
+        assert!(what != "drops" || told.parts.load(Relaxed) > 1, "bytes are told before the last of them has come");
         match (&read, want) {
             (Ok(bytes), Want::Right | Want::RightOrError) => {
                 assert!(bytes[..] == content[10_000..60_000], "{what}: wrong bytes");

@@ -2,6 +2,7 @@
 //!
 //! No lease is needed: a generation is one version of an object, and whoever names it has it from the master.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use curvine_blockstore::{ContentKey, ContentMap, ReadPlan, Segment};
@@ -36,19 +37,22 @@ pub(crate) async fn read(
     let mut last = None;
     for _ in 0..ATTEMPTS {
         let plan = plan(engine, key, offset, len, deadline).await?;
-        let absent = absent_chunks(&plan);
+        let absent = absent_range(&plan);
         let mut fetched = Fetched::new();
         let mut plan = plan;
         if let Some(absent) = absent {
             missed = true;
             let object = engine.sources.object(key, deadline).await?;
-            let (joined, started) = engine.fetcher.fetch(key, &object, absent.clone());
+            let (joined, started) = engine.fetcher.fetch(key, &object, chunks_of(&absent));
             look_ahead(engine, key, request, &plan, read_ahead_max);
             let mut cargo = Vec::new();
             for flight in joined.into_iter().chain(started) {
-                for number in flight.run.chunks().filter(|number| absent.contains(number)) {
-                    let (bytes, held) = flight.chunk(number, deadline).await?;
-                    fetched.push((number, bytes));
+                let brought = flight.run.bytes();
+                let range = brought.start.max(absent.start)..brought.end.min(absent.end);
+                if !range.is_empty() {
+                    let start = range.start;
+                    let (bytes, held) = flight.bytes(range, deadline).await?;
+                    fetched.push((start, bytes));
                     cargo.push(held);
                 }
             }
@@ -172,13 +176,18 @@ fn is_not_here(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::VersionMismatch | ErrorKind::DataLoss | ErrorKind::Io)
 }
 
-/// From the first to the last chunk that a plan lacks.
-fn absent_chunks(plan: &ReadPlan) -> Option<std::ops::Range<u64>> {
+/// From the first to the last byte that a plan lacks.
+fn absent_range(plan: &ReadPlan) -> Option<Range<u64>> {
     let mut ranges =
         plan.segments.iter().filter(|segment| matches!(segment, Segment::Absent { .. })).map(Segment::range);
     let (first, len) = ranges.next()?;
     let end = ranges.next_back().map_or(first + len, |(offset, len)| offset + len);
-    Some(first / CHUNK_SIZE..end.div_ceil(CHUNK_SIZE))
+    Some(first..end)
+}
+
+/// The numbers of the chunks that hold a range.
+fn chunks_of(range: &Range<u64>) -> Range<u64> {
+    range.start / CHUNK_SIZE..range.end.div_ceil(CHUNK_SIZE)
 }
 
 /// Begins to fetch what follows the range, if the reader expects to want it and it is not here.

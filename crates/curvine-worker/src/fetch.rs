@@ -129,13 +129,12 @@ impl Fetcher {
             None => self.budget.take(len, deadline).await?,
         };
         let ufs = self.sources.mount(object.mount, object.mount_change, deadline).await?;
-        let read = tokio::time::timeout_at(deadline, ufs.read(&object.key, offset, len, &object.expect)).await;
-        let error = match read {
-            Ok(Ok(data)) if data.len() as u64 == len => return Ok(Cargo::new(data, budget)),
-            Ok(Ok(data)) => Error::new(ErrorKind::Ufs, "the under file system delivered another length")
-                .with("have", data.len())
-                .with("want", len),
-            Ok(Err(error)) => error,
+        let fetch = ufs.fetch(&object.key, offset, len, &object.expect, flight);
+        let error = match tokio::time::timeout_at(deadline, fetch).await {
+            Ok(fetched) => match fetched.and_then(|()| flight.whole(len)) {
+                Ok(data) => return Ok(Cargo::new(data, budget)),
+                Err(error) => error,
+            },
             Err(_) => Error::new(ErrorKind::Ufs, "the under file system did not answer in time"),
         };
         match error.kind() {

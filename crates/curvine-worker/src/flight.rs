@@ -3,6 +3,7 @@
 //! What always holds: a chunk is fetched by at most one flight at a time; a flight leaves the table after what it brought is
 //! in the block store (or could not be kept), so a chunk that is neither present nor in flight has to be fetched.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use curvine_blockstore::ContentKey;
 use curvine_proto::ErrorBody;
 use curvine_types::limits::CHUNK_SIZE;
 use curvine_types::{Error, ErrorKind, FastMap, Result};
+use curvine_ufs::{Collected, Sink};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout_at};
@@ -23,8 +25,13 @@ pub(crate) struct Run {
 
 impl Run {
     /// The numbers of its chunks.
-    pub fn chunks(self) -> std::ops::Range<u64> {
+    pub fn chunks(self) -> Range<u64> {
         self.first..self.first + self.count
+    }
+
+    /// Its bytes in the content; the last chunk of a content may have fewer.
+    pub fn bytes(self) -> Range<u64> {
+        self.first * CHUNK_SIZE..(self.first + self.count) * CHUNK_SIZE
     }
 }
 
@@ -41,10 +48,10 @@ impl Cargo {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 enum State {
-    #[default]
-    Waiting,
+    /// So many bytes have come.
+    Coming(u64),
     /// The data is here, and is being put into the block store.
     Landed(Cargo),
     /// `Err`: it was not kept, and why.
@@ -55,9 +62,28 @@ enum State {
 pub(crate) struct Flight {
     pub run: Run,
     state: watch::Sender<State>,
+    /// What has come so far; nothing any more once it has landed.
+    arrived: Collected,
+}
+
+impl Sink for Flight {
+    fn take(&self, at: u64, part: Bytes) {
+        let come = at + part.len() as u64;
+        self.arrived.take(at, part);
+        self.state.send_replace(State::Coming(come));
+    }
 }
 
 impl Flight {
+    fn new(run: Run) -> Self {
+        Self { run, state: watch::Sender::new(State::Coming(0)), arrived: Collected::new(run.count * CHUNK_SIZE) }
+    }
+
+    /// All that came, if it is `len` bytes.
+    pub fn whole(&self, len: u64) -> Result<Bytes> {
+        self.arrived.whole(len)
+    }
+
     pub fn landed(&self, cargo: Cargo) {
         self.state.send_replace(State::Landed(cargo));
     }
@@ -74,7 +100,7 @@ impl Flight {
     /// Whoever carried it out is gone: those who wait must hear of it.
     pub fn fail_if_unfinished(&self) {
         self.state.send_if_modified(|state| {
-            let unfinished = matches!(state, State::Waiting | State::Landed(_));
+            let unfinished = matches!(state, State::Coming(_) | State::Landed(_));
             if unfinished {
                 *state = State::Failed((&gave_up()).into());
             }
@@ -82,20 +108,29 @@ impl Flight {
         });
     }
 
-    /// Waits for the bytes of one chunk of the run.
-    pub async fn chunk(&self, number: u64, deadline: Instant) -> Result<(Bytes, Cargo)> {
-        let state = self.wait(deadline, |state| !matches!(state, State::Waiting)).await?;
-        let cargo = match state {
-            State::Landed(cargo) | State::Stored(cargo, _) => cargo,
-            State::Failed(error) => return Err(error.into()),
-            State::Waiting => return Err(gave_up()),
-        };
-        let start = ((number - self.run.first) * CHUNK_SIZE) as usize;
-        let end = (start + CHUNK_SIZE as usize).min(cargo.data.len());
-        if start >= end {
-            return Err(Error::new(ErrorKind::Internal, "a flight did not bring what it should"));
+    /// Waits for the bytes `range` of the content, which lie in the run; not for what comes after them.
+    pub async fn bytes(&self, range: Range<u64>, deadline: Instant) -> Result<(Bytes, Option<Cargo>)> {
+        let first = self.run.first * CHUNK_SIZE;
+        let (start, end) = (range.start - first, range.end - first);
+        loop {
+            let reached = |state: &State| !matches!(state, State::Coming(come) if *come < end);
+            let cargo = match self.wait(deadline, reached).await? {
+                State::Landed(cargo) | State::Stored(cargo, _) => cargo,
+                State::Failed(error) => return Err(error.into()),
+                State::Coming(_) => match self.arrived.copy(start, end) {
+                    Some(bytes) => return Ok((bytes, None)),
+                    // It has just landed, or has to begin anew.
+                    None => {
+                        tokio::task::yield_now().await;
+                        continue;
+                    }
+                },
+            };
+            if end > cargo.data.len() as u64 {
+                return Err(Error::new(ErrorKind::Internal, "a flight did not bring what it should"));
+            }
+            return Ok((cargo.data.slice(start as usize..end as usize), Some(cargo)));
         }
-        Ok((cargo.data.slice(start..end), cargo))
     }
 
     /// Waits until what it brought is kept.
@@ -103,7 +138,7 @@ impl Flight {
         match self.wait(deadline, |state| matches!(state, State::Stored(..) | State::Failed(_))).await? {
             State::Stored(_, kept) => kept.map_err(Error::from),
             State::Failed(error) => Err(error.into()),
-            State::Waiting | State::Landed(_) => Err(gave_up()),
+            State::Coming(_) | State::Landed(_) => Err(gave_up()),
         }
     }
 
@@ -134,7 +169,7 @@ impl Flights {
     pub fn join(
         &self,
         key: ContentKey,
-        wanted: std::ops::Range<u64>,
+        wanted: Range<u64>,
         run_max: u64,
         missing: impl FnOnce(u64, u64) -> Vec<u64>,
     ) -> (Vec<Arc<Flight>>, Vec<Arc<Flight>>) {
@@ -156,7 +191,7 @@ impl Flights {
         let started: Vec<Arc<Flight>> = runs
             .into_iter()
             .map(|run| {
-                let flight = Arc::new(Flight { run, state: watch::Sender::default() });
+                let flight = Arc::new(Flight::new(run));
                 for number in run.chunks() {
                     table.insert((key, number), flight.clone());
                 }

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use curvine_blockstore::{BlockStore, ContentKey, ReadPlan, Segment};
 use curvine_proto::ReadReply;
 use curvine_rpc::{Body, Reply, crc32c};
-use curvine_types::limits::{CHUNK_SIZE, PIECE_SIZE};
+use curvine_types::limits::PIECE_SIZE;
 use curvine_types::{Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Data of absent chunks that a store has delivered, each by its number.
+/// Data of absent ranges that a store has delivered, each by where it begins in the content.
 pub(crate) type Fetched = Vec<(u64, Bytes)>;
 
 /// The reply to a plan that needs no buffer: nothing, a hole, or one range of a file whose checksums are known.
@@ -79,21 +79,19 @@ pub(crate) fn build(
     Ok((Reply::new(&message).with_body(body), len))
 }
 
-/// Appends `offset..offset + len`, which lies in chunks that were fetched.
+/// Appends `offset..offset + len`, which was fetched, perhaps in several ranges.
 fn copy_fetched(data: &mut Vec<u8>, offset: u64, len: u64, fetched: &Fetched) -> Result<()> {
     let mut at = offset;
     let end = offset + len;
     while at < end {
-        let number = at / CHUNK_SIZE;
-        let from = (at % CHUNK_SIZE) as usize;
-        let take = (CHUNK_SIZE - at % CHUNK_SIZE).min(end - at) as usize;
-        let part = fetched
-            .iter()
-            .find(|(have, _)| *have == number)
-            .and_then(|(_, bytes)| bytes.get(from..from + take))
-            .ok_or_else(|| Error::new(ErrorKind::Unavailable, "a cached copy was evicted while it was read"))?;
+        let part = fetched.iter().find_map(|(start, bytes)| {
+            let from = at.checked_sub(*start)? as usize;
+            bytes.get(from..bytes.len().min((end - start) as usize)).filter(|part| !part.is_empty())
+        });
+        let part =
+            part.ok_or_else(|| Error::new(ErrorKind::Unavailable, "a cached copy was evicted while it was read"))?;
         data.extend_from_slice(part);
-        at += take as u64;
+        at += part.len() as u64;
     }
     Ok(())
 }

@@ -27,7 +27,9 @@ use tracing::debug;
 
 use crate::cursors::Cursors;
 use crate::options::Options;
-use crate::{Condition, Counters, Expect, ListPage, Object, OddKey, Source, SurveyMark, SurveyPage, Ufs, entry_name};
+use crate::{
+    Condition, Counters, Expect, ListPage, Object, OddKey, Sink, Source, SurveyMark, SurveyPage, Ufs, entry_name,
+};
 
 use cluster::{Cluster, Status};
 use order::InOrder;
@@ -269,8 +271,19 @@ impl Ufs for HdfsUfs {
         self.list(prefix, start_after, limit).boxed()
     }
 
-    fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
-        self.read(key, offset, len, expect).boxed()
+    fn fetch<'a>(
+        &'a self,
+        key: &'a str,
+        offset: u64,
+        len: u64,
+        expect: &'a Expect,
+        sink: &'a dyn Sink,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            sink.take(0, self.read(key, offset, len, expect).await?);
+            Ok(())
+        }
+        .boxed()
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {
