@@ -66,33 +66,51 @@ pub(crate) enum Chunk {
     Data(Box<PieceSums>),
 }
 
-/// The known chunks of a content, by number.
+/// The known chunks of a content, by number. Most contents have one chunk, which takes no node of the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ChunkMap(BTreeMap<u64, Chunk>);
+pub(crate) struct ChunkMap {
+    /// Chunk 0.
+    first: Option<Chunk>,
+    /// All others.
+    rest: BTreeMap<u64, Chunk>,
+}
 
 impl ChunkMap {
     pub fn get(&self, number: u64) -> Option<&Chunk> {
-        self.0.get(&number)
+        match number {
+            0 => self.first.as_ref(),
+            _ => self.rest.get(&number),
+        }
     }
 
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Chunk> {
-        self.0.get_mut(&number)
+        match number {
+            0 => self.first.as_mut(),
+            _ => self.rest.get_mut(&number),
+        }
     }
 
     pub fn insert(&mut self, number: u64, chunk: Chunk) {
-        self.0.insert(number, chunk);
+        match number {
+            0 => self.first = Some(chunk),
+            _ => drop(self.rest.insert(number, chunk)),
+        }
     }
 
     pub fn remove(&mut self, number: u64) {
-        self.0.remove(&number);
+        match number {
+            0 => self.first = None,
+            _ => drop(self.rest.remove(&number)),
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        usize::from(self.first.is_some()) + self.rest.len()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Chunk)> {
-        self.0.iter().map(|(number, chunk)| (*number, chunk))
+        let rest = self.rest.iter().map(|(number, chunk)| (*number, chunk));
+        self.first.iter().map(|chunk| (0, chunk)).chain(rest)
     }
 
     /// Chunks as a `Pieces` record has them; what it does not cover stays as it is.
@@ -118,7 +136,10 @@ impl ChunkMap {
 
     /// Remembers the checksum of the piece that begins at byte `offset`.
     pub fn set_crc(&mut self, offset: u64, crc: u32) {
-        let slot = self.0.entry(offset / CHUNK_SIZE).or_insert(Chunk::Hole);
+        let slot = match offset / CHUNK_SIZE {
+            0 => self.first.get_or_insert(Chunk::Hole),
+            number => self.rest.entry(number).or_insert(Chunk::Hole),
+        };
         if *slot == Chunk::Hole {
             *slot = Chunk::Data(Box::new(PieceSums::none()));
         }
@@ -133,14 +154,13 @@ impl ChunkMap {
             return;
         }
         let (first, last) = (offset / CHUNK_SIZE, (end - 1) / CHUNK_SIZE);
-        let (inner_first, inner_end) = (offset.div_ceil(CHUNK_SIZE), end / CHUNK_SIZE);
-        let inner: Vec<u64> = if inner_first < inner_end {
-            self.0.range(inner_first..inner_end).map(|(number, _)| *number).collect()
-        } else {
-            Vec::new()
-        };
-        for number in inner {
-            self.remove(number);
+        let inner = offset.div_ceil(CHUNK_SIZE)..end / CHUNK_SIZE;
+        if !inner.is_empty() {
+            self.first.take_if(|_| inner.start == 0);
+            let numbers: Vec<u64> = self.rest.range(inner).map(|(number, _)| *number).collect();
+            for number in numbers {
+                self.rest.remove(&number);
+            }
         }
         for number in [first, last] {
             let Some(Chunk::Data(sums)) = self.get_mut(number) else {
@@ -159,7 +179,7 @@ impl ChunkMap {
 
     /// Marks all checksums as to be compared before their first use.
     pub fn suspect_all(&mut self) {
-        for chunk in self.0.values_mut() {
+        for chunk in self.first.iter_mut().chain(self.rest.values_mut()) {
             if let Chunk::Data(sums) = chunk {
                 sums.suspect = true;
             }

@@ -305,7 +305,8 @@ pub(crate) fn pieces_bodies(chunks: &ChunkMap) -> Vec<Body> {
 /// The state of a tier directory as its log tells it.
 #[derive(Default)]
 pub(crate) struct Replay {
-    pub contents: FastMap<ContentKey, Known>,
+    /// Boxed, so that the table of millions is small and grows quickly.
+    pub contents: FastMap<ContentKey, Box<Known>>,
     /// Boot of the last store that was opened.
     pub boot_id: Option<String>,
     /// The last store was closed in order.
@@ -329,7 +330,7 @@ impl Replay {
                 return;
             }
             Body::Create(create) => {
-                self.contents.insert(key, Known::new(create));
+                self.contents.insert(key, Box::new(Known::new(create)));
                 return;
             }
             Body::Delete(_) => {
@@ -337,7 +338,7 @@ impl Replay {
                 return;
             }
             Body::Lost(_) => {
-                self.contents.insert(key, Known::lost());
+                self.contents.insert(key, Box::new(Known::lost()));
                 return;
             }
             Body::Live(_)
