@@ -87,6 +87,11 @@ fn show_longest(cluster: &Cluster) {
     println!("the state's lock, in us: {longest:?}");
 }
 
+/// What was prepared goes to the disk before anything is measured that waits for the same disk.
+fn settle() {
+    Run::of(&mut std::process::Command::new("sync"), LONG).ok();
+}
+
 /// Kills a process and starts it again; how long until it serves.
 fn restart(cluster: &Cluster, role: Role, serves: impl Fn() -> bool) -> Duration {
     cluster.kill(role);
@@ -114,6 +119,7 @@ fn large(count: u64, lease: &str, renames: usize) {
     std::fs::create_dir(&store).expect("make a directory");
     (0..count).for_each(|number| std::fs::write(store.join(format!("object-{number}")), b"x").expect("write"));
     cluster.cv(&["mount", &format!("file://{}", store.display()), "/ufs", "--ttl", "1h"]).ok();
+    settle();
 
     let probe = Probe::new(&cluster, cold);
     probe.during("nothing else", || std::thread::sleep(Duration::from_millis(renames as u64 * 25)));
@@ -159,6 +165,7 @@ fn large(count: u64, lease: &str, renames: usize) {
         cluster.cv_limited(&["meta", "snapshot"], LONG).ok();
     }
     cached(&cluster, &runtime, count);
+    settle();
     probe.during("removal of the store's mount", || {
         cluster.cv(&["umount", "/ufs"]).ok();
         until("the tree is freed", LONG, || (gauges(&cluster)["doomed_trees"] == 0).then_some(()));

@@ -19,6 +19,8 @@ use crate::format::{Fields, PREAMBLE_LEN, check_preamble, corrupt, crc32c, put_p
 const MAGIC: &[u8; 8] = b"CVsnap\r\n";
 pub(super) const CHUNK: usize = 256 << 10;
 const META_LEN_MAX: usize = 1 << 20;
+/// Bytes after which what was written is made durable: the log waits for the same disk, and must not wait for all of a snapshot.
+const STEP: u64 = 1 << 20;
 
 fn chunk_sum(number: u64, bytes: &[u8]) -> u32 {
     crc32c(&[&number.to_le_bytes(), &(bytes.len() as u32).to_le_bytes(), bytes])
@@ -28,6 +30,8 @@ fn chunk_sum(number: u64, bytes: &[u8]) -> u32 {
 pub(super) struct Writer<'a> {
     file: &'a dyn DiskFile,
     offset: u64,
+    /// Up to here it is durable.
+    synced: u64,
     number: u64,
     chunk: Vec<u8>,
 }
@@ -40,7 +44,7 @@ impl<'a> Writer<'a> {
         header.extend_from_slice(&meta.encode_to_vec());
         header.extend_from_slice(&crc32c(&[&header]).to_le_bytes());
         file.write_all_at(&header, 0)?;
-        Ok(Self { file, offset: header.len() as u64, number: 0, chunk: Vec::with_capacity(CHUNK) })
+        Ok(Self { file, offset: header.len() as u64, synced: 0, number: 0, chunk: Vec::with_capacity(CHUNK) })
     }
 
     fn put_chunk(&mut self) -> io::Result<()> {
@@ -52,6 +56,10 @@ impl<'a> Writer<'a> {
         self.offset += 8 + self.chunk.len() as u64;
         self.number += 1;
         self.chunk.clear();
+        if self.offset - self.synced >= STEP {
+            self.file.sync_data()?;
+            self.synced = self.offset;
+        }
         Ok(())
     }
 
