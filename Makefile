@@ -45,8 +45,8 @@ test-image: build
 # Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES and CURVINE_STRESS_SECONDS
 # make it shorter or longer; a disk of 80 GB is wanted.
 test-posix: needs-mount tools build
-	CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
-	CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
+	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
+	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored
 	$(CARGO) test -p curvine-namespace --locked -- --ignored
 	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine $(CARGO) test -p curvine --locked --test large -- --nocapture --include-ignored
 
