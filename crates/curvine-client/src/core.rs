@@ -152,12 +152,12 @@ impl Core {
 
     /// Runs a change that is no numbered command to its end, even if the caller gives up; the kernel, which does not learn how it
     /// ended, then forgets what it touched.
-    pub(crate) async fn detached<T: Send + 'static>(
+    pub(crate) fn detached<T: Send + 'static>(
         self: &Arc<Self>,
         touched: Touched,
         deadline: Instant,
         work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
+    ) -> impl Future<Output = Result<T>> + Send {
         let (sender, receiver) = oneshot::channel();
         let core = self.clone();
         let work = origin::carried(origin::current(), work);
@@ -167,10 +167,12 @@ impl Core {
             }
         });
         // The work keeps to the deadline by itself; a little more lets its own words be heard.
-        match tokio::time::timeout_at(deadline + Duration::from_secs(1), receiver).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "a change was given up by its own task")),
-            Err(_) => Err(Error::new(ErrorKind::TimedOut, "a change was not finished in time")),
+        async move {
+            match tokio::time::timeout_at(deadline + Duration::from_secs(1), receiver).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(Error::new(ErrorKind::Internal, "a change was given up by its own task")),
+                Err(_) => Err(Error::new(ErrorKind::TimedOut, "a change was not finished in time")),
+            }
         }
     }
 

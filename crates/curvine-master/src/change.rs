@@ -74,11 +74,15 @@ impl Leader {
         }
         let numbered = Numbered { session, sequence, lowest_unacked };
         let caller = caller.as_ref();
+        // What is done in a store is boxed: the future is as large as its largest branch, and is moved with each call.
         match body {
             CommandBody::Create(create) => {
                 let parent = self.attr_now(create.parent)?;
                 permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
-                self.create_stored(&parent, numbered, create, deadline).await
+                match parent.mount {
+                    0 => self.create(numbered, create, deadline).await,
+                    _ => Box::pin(self.create_stored(&parent, numbered, create, deadline)).await,
+                }
             }
             CommandBody::Link(link) => {
                 let parent = self.attr_now(link.parent)?;
@@ -86,23 +90,35 @@ impl Leader {
                 let inodes = [link.inode, link.parent];
                 self.change(numbered, CommandBody::Link(link), &inodes, deadline).await
             }
-            CommandBody::Unlink(unlink) => {
+            CommandBody::Unlink(mut unlink) => {
+                // Whatever a client says of it.
+                unlink.trash = false;
                 let parent = self.attr_now(unlink.parent)?;
                 permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
                 if let Some(child) = self.name_now(unlink.parent, &unlink.name)? {
                     permission::check_sticky(&self, session, caller, &parent, &child)?;
                 }
-                self.unlink_stored(&parent, numbered, unlink, deadline).await
+                match parent.mount {
+                    0 => self.unlink(numbered, unlink, deadline).await,
+                    _ => Box::pin(self.unlink_stored(&parent, numbered, unlink, deadline)).await,
+                }
             }
-            CommandBody::Rename(rename) => {
+            CommandBody::Rename(mut rename) => {
+                // Whatever a client says of it.
+                (rename.stored, rename.stored_generation) = (None, 0);
+                let mut stored = false;
                 for (dir, name) in [(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)] {
                     let attr = self.attr_now(dir)?;
+                    stored |= attr.mount != 0;
                     permission::check(&self, session, caller, &attr, Want::CHANGE_NAMES)?;
                     if let Some(child) = self.name_now(dir, name)? {
                         permission::check_sticky(&self, session, caller, &attr, &child)?;
                     }
                 }
-                self.rename_stored(numbered, rename, deadline).await
+                match stored {
+                    false => self.rename(numbered, rename, deadline).await,
+                    true => Box::pin(self.rename_stored(numbered, rename, deadline)).await,
+                }
             }
             CommandBody::SetAttr(set) => {
                 let attr = self.attr_now(set.inode)?;
@@ -136,11 +152,11 @@ impl Leader {
             CommandBody::SetLock(lock) => self.set_lock(numbered, lock, wait, deadline).await,
             CommandBody::MountUfs(mount) => {
                 permission::check_root(&self, session, caller)?;
-                self.mount_ufs(numbered, mount, deadline).await
+                Box::pin(self.mount_ufs(numbered, mount, deadline)).await
             }
             CommandBody::UmountUfs(umount) => {
                 permission::check_root(&self, session, caller)?;
-                self.umount_ufs(numbered, umount, deadline).await
+                Box::pin(self.umount_ufs(numbered, umount, deadline)).await
             }
             CommandBody::SetWorkerState(set) => {
                 permission::check_root(&self, session, caller)?;
@@ -154,11 +170,11 @@ impl Leader {
                 if submit.kind() != JobKind::Load {
                     permission::check_root(&self, session, caller)?;
                 }
-                self.submit_job(numbered, submit).await
+                Box::pin(self.submit_job(numbered, submit)).await
             }
             CommandBody::ControlJob(control) => {
                 permission::check_root(&self, session, caller)?;
-                self.control_job(numbered, control).await
+                Box::pin(self.control_job(numbered, control)).await
             }
             body @ (CommandBody::SetPin(_) | CommandBody::SetQuota(_) | CommandBody::SetTtl(_)) => {
                 permission::check_root(&self, session, caller)?;

@@ -11,10 +11,15 @@ use curvine_types::{Error, ErrorKind, Result};
 
 use crate::leader::Leader;
 
-/// Runs to its end whatever the caller does.
-async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    let crashed = |error| Error::new(ErrorKind::Internal, "a task of the master failed").caused_by(error);
-    curvine_rpc::detached(work).await.map_err(crashed)?
+/// Runs to its end whatever the caller does. It is begun here and not in what is returned, which is moved with each call.
+fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> impl Future<Output = Result<T>> + Send {
+    let begun = curvine_rpc::detached(work);
+    async move {
+        let crashed = |error| Error::new(ErrorKind::Internal, "a task of the master failed").caused_by(error);
+        begun.await.map_err(crashed)?
+    }
 }
 
 fn reply<M: Message>(answer: Result<M>) -> Result<Reply> {
@@ -149,8 +154,8 @@ impl Leader {
                 reply(detached(async move { self.flush_to_store(request, deadline).await }).await)
             }
             Method::ListJobs => Ok(Reply::new(&self.list_jobs(call.request()?))),
-            Method::CheckMount => reply(self.check_mount(call.request()?, deadline).await),
-            Method::CheckKeys => reply(self.check_keys(call.request()?, deadline).await),
+            Method::CheckMount => reply(Box::pin(self.check_mount(call.request()?, deadline)).await),
+            Method::CheckKeys => reply(Box::pin(self.check_keys(call.request()?, deadline)).await),
             Method::GetJob => reply(self.get_job(call.request()?, deadline).await),
             Method::NoteUpload => {
                 only_workers(&call.peer)?;

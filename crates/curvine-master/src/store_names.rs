@@ -127,6 +127,7 @@ impl Leader {
         }
     }
 
+    /// In a directory of a mount.
     pub(crate) async fn create_stored(
         &self,
         parent: &Attr,
@@ -134,7 +135,7 @@ impl Leader {
         create: Create,
         deadline: Instant,
     ) -> Result<MutateReply> {
-        if parent.mount == 0 || create.unnamed {
+        if create.unnamed {
             return self.create(numbered, create, deadline).await;
         }
         let mount = self.mount_of(parent)?;
@@ -261,6 +262,7 @@ impl Leader {
         self.change_store(mount, StoreChangeKind::MakeDirectory, &prefix, "", None, deadline).await.map(|_| ())
     }
 
+    /// In a directory of a mount.
     pub(crate) async fn unlink_stored(
         &self,
         parent: &Attr,
@@ -268,11 +270,6 @@ impl Leader {
         mut unlink: Unlink,
         deadline: Instant,
     ) -> Result<MutateReply> {
-        // Whatever a client says of it.
-        unlink.trash = false;
-        if parent.mount == 0 {
-            return self.unlink(numbered, unlink, deadline).await;
-        }
         let mount = self.mount_of(parent)?;
         self.fault_in_name(parent, &unlink.name, deadline).await?;
         let child = self.name_now(parent.inode, &unlink.name)?;

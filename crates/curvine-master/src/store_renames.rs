@@ -27,14 +27,13 @@ const EXCHANGE: u32 = 2;
 const WHITEOUT: u32 = 4;
 
 impl Leader {
+    /// From or to a directory of a mount.
     pub(crate) async fn rename_stored(
         &self,
         numbered: Numbered,
-        mut rename: Rename,
+        rename: Rename,
         deadline: Instant,
     ) -> Result<MutateReply> {
-        // Whatever a client says of it.
-        (rename.stored, rename.stored_generation) = (None, 0);
         let (from, to) = (self.attr_now(rename.parent)?, self.attr_now(rename.new_parent)?);
         if from.mount == 0 || from.mount != to.mount || rename.flags & (EXCHANGE | WHITEOUT) != 0 {
             return self.rename(numbered, rename, deadline).await;

@@ -26,11 +26,17 @@ pub fn begin<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) 
     }
 }
 
-/// As [`begin`], and waits for it. `JoinError`: it panicked in its task, or the runtime ended.
-pub async fn detached<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, JoinError> {
-    match begin(work) {
-        Begun::Done(done) => Ok(done),
-        Begun::Going(task) => task.await,
+/// As [`begin`], and waits for it; what is returned is small, whatever the work is. `JoinError`: it panicked in its task, or the
+/// runtime ended.
+pub fn detached<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> impl Future<Output = Result<T, JoinError>> + Send {
+    let begun = begin(work);
+    async move {
+        match begun {
+            Begun::Done(done) => Ok(done),
+            Begun::Going(task) => task.await,
+        }
     }
 }
 
