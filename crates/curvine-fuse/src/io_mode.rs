@@ -199,6 +199,13 @@ impl IoModes {
         }
     }
 
+    /// The kernel has written an inode up to this size, or made it so long: it knows already when it is told.
+    pub fn grew(&self, inode: InodeId, size: u64) {
+        if let Some(open) = self.shard(inode).lock().get_mut(&inode) {
+            open.tail.grew(size);
+        }
+    }
+
     /// For `ends`: a READ of an inode begins.
     pub fn begins(&self, inode: InodeId) -> u64 {
         self.shard(inode).lock().get(&inode).map_or(0, |open| open.tail.told())

@@ -2,7 +2,8 @@
 //!
 //! The kernel fills the page that holds the end with zeroes behind it, and a reader of that page looks at the size of the file only
 //! afterwards. Told of a larger size in between, it hands the zeroes out as data. So a READ that ends before a size that was told
-//! since it began is done again, and a larger size waits until those who read up to the old end have had the time to look.
+//! since it began is done again, and a larger size waits until those who read up to the old end have had the time to look. What this
+//! kernel itself writes or makes longer is in its pages, and right for whoever reads them.
 
 use std::time::Duration;
 
@@ -38,6 +39,13 @@ impl Tail {
         (size > end && until > Instant::now()).then_some(until)
     }
 
+    /// The kernel has made the file at least so long by itself, past none of its pages: that is no news to it.
+    pub fn grew(&mut self, size: u64) {
+        if let Some((end, _)) = &mut self.short {
+            *end = size.max(*end);
+        }
+    }
+
     /// A READ that began when `told` was the last size ended at `end`, shorter than asked for. False: it is too old to be answered.
     pub fn ends(&mut self, told: u64, end: u64) -> bool {
         if self.told != told && self.size > end {
@@ -66,6 +74,21 @@ mod tests {
         tail.tell(100);
         assert!(tail.ends(again, 100), "a file that was cut is as short as that");
         assert!(tail.ends(tail.told(), 50), "cut once more, and nobody was told");
+    }
+
+    #[test]
+    fn what_the_kernel_wrote_itself_does_not_wait() {
+        let mut tail = Tail::default();
+        let began = tail.told();
+        assert!(tail.ends(began, 256));
+        tail.grew(320);
+        tail.grew(300);
+        assert_eq!(tail.tell(320), None);
+        assert!(tail.tell(321).is_some(), "somebody else has written more");
+        // A READ from before the write.
+        assert!(!tail.ends(began, 256));
+        assert!(tail.ends(tail.told(), 330));
+        assert_eq!(tail.tell(330), None);
     }
 
     #[test]

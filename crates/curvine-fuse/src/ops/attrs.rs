@@ -35,6 +35,9 @@ impl<B: Backend> Call<'_, B> {
         if !unbroken && server.modes.is_cached(self.inode) {
             self.drop_pages(args.valid & fattr::SIZE != 0).await;
         }
+        if args.valid & fattr::SIZE != 0 {
+            server.modes.grew(self.inode, args.size);
+        }
         let (attr, ttl) = self.attr_now(&attr, ttl);
         Ok(Answer::value(&attr_out(&attr, ttl)))
     }

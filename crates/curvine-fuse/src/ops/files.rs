@@ -186,7 +186,10 @@ impl<B: Backend> Call<'_, B> {
             let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
             debug_assert!(dropped.is_ok(), "dropping pages does not panic");
         }
-        if append && let Told::Size(not_before) = self.server.modes.tell(inode, done.offset + done.length as u64) {
+        let end = done.offset + done.length as u64;
+        if !append {
+            self.server.modes.grew(inode, end);
+        } else if let Told::Size(not_before) = self.server.modes.tell(inode, end) {
             self.wait_until(not_before);
         }
         let size = u32::try_from(done.length).map_err(|_| Failure::Errno(libc::EIO))?;
