@@ -149,6 +149,34 @@ fn what_waits_for_its_upload_is_bounded_and_writers_are_held_back() {
 }
 
 #[test]
+fn what_waits_for_its_upload_is_counted_by_the_worker_that_takes_it_over() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let store = Store::start(&["data"]);
+    let cluster = Cluster::start(Plan { workers: 2, mounts: 1, ..Plan::default() });
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--write", "back"]).ok();
+    store.hold(true);
+    let content = Rng::new(45).bytes(5 << 20);
+    fs::write(cluster.mount(0).join("b/dirty"), &content).expect("write");
+    let dirty = |number| cluster.metric(Role::Worker(number), "curvine_mount_dirty_bytes{mount=\"/b\"}").unwrap_or(0);
+    let holder = until("somebody has it", SOON, || (0..2).find(|number| dirty(*number) >= 5 << 20));
+    let dir = format!("worker-{holder}/");
+    let nodes = json(&cluster, &["node", "--json"]);
+    let workers = nodes["workers"].as_array().expect("a list");
+    let worker = workers.iter().find(|worker| worker.to_string().contains(&dir)).expect("the worker that has it");
+    cluster.cv(&["node", "decommission", &worker["id"].to_string(), "--wait", "30s"]).ok();
+    until("the other one counts it", SOON, || (dirty(1 - holder) >= 5 << 20).then_some(()));
+    store.hold(false);
+    until("it is stored", SOON, || {
+        fs::read(store.path("data", "dirty")).is_ok_and(|have| have == content).then_some(())
+    });
+    until("nothing waits any more", SOON, || (dirty(1 - holder) == 0).then_some(()));
+    cluster.finish();
+}
+
+#[test]
 fn files_larger_than_the_limit_are_written_at_once() {
     if harness::fuse_is_switched_off() {
         return;

@@ -339,6 +339,8 @@ impl Leader {
         let deadline = Instant::now() + STEP + Duration::from_secs(found.size / SLOWEST);
         let SealedContent { worker: from, content, epoch, size, mtime, .. } = *found;
         let copy = ContentId { version: self.drains.next_version(self.incarnation, content.version), ..content };
+        let is_dirty = self.replica.state().read().0.upload_of(inode).is_some();
+        let mount = if is_dirty { self.attr_now(inode)?.mount } else { 0 };
         let request = TakeContentRequest {
             content: Some(copy),
             version: content.version,
@@ -347,6 +349,7 @@ impl Leader {
             epoch: epoch.max(1),
             size,
             mtime,
+            mount,
         };
         let taken: Result<LiveAttrReply> =
             self.workers.call(to, Method::TakeContent, &request, Bytes::new(), deadline).await;

@@ -38,6 +38,8 @@ pub(crate) async fn take(
         store.place(key, version, epoch, mtime, &[])
     };
     engine.disk.run_slow(deadline, begun).await?;
+    // It counts, but waits for no room: where it is now it cannot stay.
+    engine.dirty.note(key, request.mount);
     let taken = copy(engine, target, &request, deadline).await;
     if taken.is_err() {
         let store = engine.store.clone();
