@@ -3,10 +3,10 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::wait::try_until;
-use crate::harness::{self, Cluster, Plan, Sh, until};
+use crate::harness::{self, Cluster, Plan, Role, Sh, until};
 use crate::store::Store;
 use crate::{mount_bucket_with, text};
 
@@ -14,6 +14,9 @@ use crate::{mount_bucket_with, text};
 const SOON: Duration = Duration::from_secs(60);
 /// How long what would not wait for the rename may take.
 const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// So long a new leader lets others wait at least.
+const SETTLE: Duration = Duration::from_secs(1);
 
 /// The files of the bucket and what they hold, sorted.
 fn objects(bucket: &Path) -> Vec<(String, String)> {
@@ -109,4 +112,63 @@ fn what_is_removed_into_the_trash_while_a_directory_above_is_renamed_does_not_co
     }
     let _alone = harness::alone();
     change_what_is_being_renamed("all");
+}
+
+#[test]
+fn a_new_leader_knows_of_the_directory_that_was_being_moved() {
+    if harness::fuse_is_switched_off() {
+        return;
+    }
+    let _alone = harness::alone();
+    let store = Store::start(&["data"]);
+    for number in 0..4 {
+        store.put("data", &format!("dir/deep/{number}"), number.to_string().as_bytes());
+    }
+    let cluster = Cluster::start(Plan { workers: 1, ..Plan::default() });
+    mount_bucket_with(&cluster, &store, "data", "/b", &["--ttl", "30m", "--trash", "off"]).ok();
+    let views = [cluster.mount(0).join("b"), cluster.mount(1).join("b")];
+    for view in &views {
+        assert_eq!(fs::read_dir(view.join("dir/deep")).expect("list").count(), 4);
+    }
+    store.hold_object("/data/moved/deep/3");
+    let renaming = begin({
+        let view = views[0].clone();
+        move || fs::rename(view.join("dir"), view.join("moved"))
+    });
+    until("the others are copied", SOON, || {
+        (0..3).all(|number| store.path("data", &format!("moved/deep/{number}")).exists()).then_some(())
+    });
+    let killed = Instant::now();
+    cluster.kill(Role::Master);
+    cluster.begin(Role::Master);
+    // What was being moved is nobody's until the worker has said that it is not at it any more, and a request has had time to end.
+    let others = ["dir/deep/0", "dir/deep/new"].map(|name| {
+        let path = views[1].join(name);
+        std::thread::spawn(move || fs::write(path, b"by another").map(|()| killed.elapsed()))
+    });
+    let _ = try_until(AT_ONCE, || others.iter().all(|other| other.is_finished()).then_some(()));
+    store.hold(false);
+    let [rewritten, made] = others.map(|other| other.join().expect("no panic").ok());
+    for after in [rewritten, made].into_iter().flatten() {
+        assert!(after >= SETTLE, "somebody wrote {after:?} after the death of the master, where a worker was moving");
+    }
+    // What was copied already is in its way when the new leader is asked once more.
+    let renamed = renaming.join().expect("no panic").expect_err("half of it is there");
+    assert_eq!(renamed.raw_os_error(), Some(rustix::io::Errno::NOTEMPTY.raw_os_error()), "{renamed}");
+
+    // Nothing that was written after the death of the master is removed or replaced by what was ordered before.
+    let mut expected: Vec<_> = (0..4).map(|number| (format!("deep/{number}"), number.to_string())).collect();
+    if rewritten.is_some() {
+        expected[0].1 = "by another".to_string();
+    }
+    if made.is_some() {
+        expected.push(("deep/new".to_string(), "by another".to_string()));
+    }
+    until("the store has each file", SOON, || (objects(&store.path("data", "dir")) == expected).then_some(()));
+    std::thread::sleep(SETTLE);
+    cluster.cv(&["mount", "resync", "/b"]).ok();
+    for view in views.iter().chain([&store.path("data", "")]) {
+        assert_eq!(objects(&view.join("dir")), expected);
+    }
+    cluster.finish();
 }

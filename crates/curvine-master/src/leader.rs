@@ -106,9 +106,10 @@ impl Leader {
         })
     }
 
-    /// The work in the background; dropped with the leadership.
+    /// The work in the background, begun before anybody is served; dropped with the leadership.
     pub(crate) fn spawn_background(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
+        self.take_tree_moves_over(&mut tasks);
         tasks.spawn(self.clone().expire_sessions());
         tasks.spawn(self.clone().seal_files());
         tasks.spawn(self.clone().delete_garbage());

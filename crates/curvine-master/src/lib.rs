@@ -35,6 +35,7 @@ mod store_renames;
 mod tasks;
 mod trash;
 mod trash_orders;
+mod tree_moves;
 mod ttl;
 mod uploads;
 mod workers;

@@ -44,12 +44,15 @@ struct Seen {
     files: HashMap<InodeId, Validity>,
     /// What was seen in these directories until then counts no more.
     forgotten: HashMap<InodeId, Duration>,
+    /// The same of all directories.
+    all_forgotten: Duration,
 }
 
 impl Seen {
     fn is_valid(&self, dir: InodeId, validity: Option<&Validity>) -> bool {
         let forgotten = self.forgotten.get(&dir).copied();
-        validity.is_some_and(|seen| !seen.left().is_zero() && forgotten.is_none_or(|until| seen.since > until))
+        let forgotten = forgotten.unwrap_or_default().max(self.all_forgotten);
+        validity.is_some_and(|seen| !seen.left().is_zero() && seen.since > forgotten)
     }
 }
 
@@ -73,7 +76,7 @@ impl Validity {
 impl UfsSeen {
     fn bound(seen: &mut Seen) {
         if seen.names.len() + seen.files.len() + seen.listed.len() + seen.forgotten.len() > SEEN_MAX {
-            *seen = Seen::default();
+            *seen = Seen { all_forgotten: seen.all_forgotten, ..Seen::default() };
         }
     }
 
@@ -137,8 +140,9 @@ impl UfsSeen {
         seen.listed.len() + seen.names.len() + seen.files.len()
     }
 
+    /// The stores are to be asked again for all names.
     pub(crate) fn forget(&self) {
-        *self.inner.lock() = Seen::default();
+        *self.inner.lock() = Seen { all_forgotten: boot_clock(), ..Seen::default() };
     }
 
     /// A name, or a file, is as it was made or stored from here just now.

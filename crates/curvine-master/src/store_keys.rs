@@ -113,16 +113,6 @@ pub(crate) struct TreeTurns {
     trees: Vec<Place>,
 }
 
-impl TreeTurns {
-    /// Keeps the turn until then: an order whose end nobody heard of may still be carried out.
-    pub fn keep_until(self, end: Instant) {
-        tokio::spawn(async move {
-            tokio::time::sleep_until(end).await;
-            drop(self);
-        });
-    }
-}
-
 impl Drop for TreeTurns {
     fn drop(&mut self) {
         let mut known = self.places.known.lock();
@@ -172,6 +162,13 @@ impl StoreKeys {
             locks.push(self.locks.lock(number, deadline).await?);
         }
         Ok(KeyTurns { _locks: locks, _pass: pass })
+    }
+
+    /// The turn of trees, taken before anybody else can have it.
+    pub fn take_trees(&self, mount: MountId, prefixes: &[&str]) -> TreeTurns {
+        let trees: Vec<Place> = prefixes.iter().map(|prefix| place(mount, prefix)).collect();
+        self.places.known.lock().trees.extend(trees.iter().cloned());
+        TreeTurns { places: self.places.clone(), trees }
     }
 
     /// Waits until no other tree that meets one of these is moved and all that is under way in them has ended; what comes later waits.
@@ -254,9 +251,20 @@ mod tests {
         assert!(keys.trees(1, &["a/", "b/"], soon()).await.is_err());
         drop(keys.turns(1, &["a/z", "b/z"], soon()).await.unwrap());
         drop(turn);
-        keys.trees(1, &["a/"], later()).await.unwrap().keep_until(Instant::now() + Duration::from_secs(5));
-        assert!(keys.turn(1, "a/x", soon()).await.is_err());
-        drop(keys.turn(1, "a/x", later()).await.unwrap());
+        assert!(is_tidy(&keys));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn trees_that_were_moved_before_are_taken_at_once_even_if_they_meet() {
+        let keys = StoreKeys::default();
+        let (first, second) = (keys.take_trees(1, &["a/", "b/"]), keys.take_trees(1, &["a/x/", "c/"]));
+        assert!(keys.turn(1, "a/x/y", soon()).await.is_err());
+        drop(first);
+        assert!(keys.pass(1, "a/x/y", soon()).await.is_err());
+        assert!(keys.trees(1, &["a/"], soon()).await.is_err());
+        drop(keys.turns(1, &["a/y", "b/x"], soon()).await.unwrap());
+        drop(second);
+        drop(keys.turn(1, "a/x/y", soon()).await.unwrap());
         assert!(is_tidy(&keys));
     }
 

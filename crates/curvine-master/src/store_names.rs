@@ -20,10 +20,8 @@ use crate::leader::Leader;
 use crate::store_keys::KeyPass;
 use crate::trash::TRASH_DIR;
 
-/// Directories with more objects are not renamed: EXDEV, so that `mv` copies and can be watched.
-const RENAME_OBJECTS_MAX: u32 = 10_000;
 /// How long before the caller's deadline the store must have answered.
-const MARGIN: Duration = Duration::from_millis(500);
+pub(crate) const MARGIN: Duration = Duration::from_millis(500);
 /// Attempts at a key that changes while its turn is waited for.
 const ATTEMPTS: usize = 8;
 
@@ -78,8 +76,7 @@ impl Leader {
             to: to.to_string(),
             source,
             incarnation: self.incarnation,
-            limit: RENAME_OBJECTS_MAX,
-            abort: String::new(),
+            ..StoreChangeRequest::default()
         };
         let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
         self.workers.call(self.any_worker()?, Method::StoreChange, &request, Bytes::new(), deadline).await

@@ -3,8 +3,6 @@
 //! Always: what was answered has happened in both. While a tree is moved nothing in it is made, written, uploaded or removed: a store
 //! that copies and deletes key by key would leave it behind, or bring it back.
 
-use std::time::Duration;
-
 use curvine_proto::{Attr, FileKind, MountInfo, MutateReply, Rename, StoreChangeKind, UfsEntry, UfsObject};
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use tokio::time::Instant;
@@ -20,8 +18,6 @@ use crate::trash::has_directories;
 const DIRTY_MAX: usize = 1000;
 /// Attempts at a tree in which something becomes dirty, or is removed, again and again.
 const ATTEMPTS: usize = 4;
-/// How long after its deadline an order to a worker has ended for sure.
-const SETTLE: Duration = Duration::from_secs(1);
 const NOREPLACE: u32 = 1;
 const EXCHANGE: u32 = 2;
 const WHITEOUT: u32 = 4;
@@ -89,26 +85,34 @@ impl Leader {
         self.check_source(&rename, &source, &key)?;
         let now = self.name_now(rename.new_parent, &rename.new_name)?;
         let is_as_seen = now.map(|now| now.inode) == target.map(|target| target.inode);
-        if self.prefix_of(source.inode) != prefix || !is_as_seen || now.is_some_and(|now| now.size > 0) {
+        if self.prefix_of(source.inode) != prefix || !is_as_seen {
             return Err(moved_away(source.inode));
+        }
+        if now.is_some_and(|now| now.size > 0) {
+            // It may be what an earlier leader did not bring to its end.
+            return Err(Error::new(ErrorKind::DirectoryNotEmpty, "there is something in the directory already")
+                .with("key", key));
         }
         if let Some(target) = target {
             self.remove_directory(mount, target.inode, deadline).await?;
         }
         self.clear_key(mount, key.trim_end_matches('/'), deadline).await?;
         self.keep_directory(mount, rename.parent, deadline).await?;
-        let moved = self.change_store(mount, StoreChangeKind::MoveDirectory, &prefix, &key, None, deadline).await;
-        if let Err(error) = moved {
+        let moving = self.begin_tree_move(mount.id, (&prefix, &key), trees, deadline).await?;
+        if let Err(error) = self.move_tree(&moving).await {
             self.ufs.forget_listing(source.inode);
             if matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::TimedOut) {
                 // The worker may still be at it.
-                trees.keep_until(deadline + SETTLE);
+                self.lose_tree_move(moving);
+            } else {
+                self.end_tree_move(moving);
             }
             return Err(error);
         }
         rename.stored = Some(UfsEntry { key, directory: true, ..Default::default() });
         let reply = self.rename(numbered, rename, deadline).await;
         self.ufs.forget_listing(source.inode);
+        self.end_tree_move(moving);
         reply
     }
 

@@ -41,6 +41,9 @@ impl State {
         for (id, _) in self.ttls.iter() {
             self.need_inode(*id, "a time to live")?;
         }
+        for ((mount, _), _) in self.tree_moves.iter() {
+            ensure(self.mounts.contains(mount), "a moved tree of no mount", u64::from(*mount))?;
+        }
         for (id, used) in self.recount_quotas() {
             self.need_inode(id, "a quota")?;
             let known = self.quotas.get(&id).map(|quota| (quota.used_files, quota.used_bytes));

@@ -19,6 +19,7 @@ mod sessions;
 mod stored;
 mod tasks;
 mod trash;
+mod tree_moves;
 mod ttl;
 mod xattrs;
 
@@ -74,6 +75,7 @@ impl State {
             Body::CountQuotas(command) => self.count_quotas(command),
             Body::EditTrash(command) => self.edit_trash(command),
             Body::SetTtl(command) => self.set_ttl(command),
+            Body::NoteTreeMove(command) => self.note_tree_move(command),
         }
     }
 }

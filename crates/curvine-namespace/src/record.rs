@@ -215,6 +215,16 @@ pub struct Ttl {
     pub delete: bool,
 }
 
+/// A tree of keys that is moved in its store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeMove {
+    pub to: Arc<str>,
+    /// How long it lasts, at most.
+    pub millis: u64,
+    /// Who moves it.
+    pub worker: WorkerId,
+}
+
 /// A session and the bounds of its window of results.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {

@@ -110,6 +110,10 @@ impl State {
                 notes.push(format!("the mount of {url} was lost; mount it again"));
             }
         }
+        let moved: Vec<_> = self.tree_moves.iter().map(|(key, _)| key.clone()).collect();
+        for key in moved.into_iter().filter(|(mount, _)| !self.mounts.contains(mount)).collect::<Vec<_>>() {
+            self.tree_moves.remove(&key);
+        }
     }
 
     /// Removes names of nothing, and second names where only one may be.

@@ -1,7 +1,7 @@
-//! Reading what belongs to clients and workers: grants, locks, sessions, workers, mounts, garbage.
+//! Reading what belongs to clients and workers: grants, locks, sessions, workers, mounts, trees that move in them, garbage.
 
 use bytes::Bytes;
-use curvine_proto::{FileKind, Garbage, Job, LockHolder, MountInfo, SetLock};
+use curvine_proto::{FileKind, Garbage, Job, LockHolder, MountInfo, NoteTreeMove, SetLock};
 use curvine_types::{Cookie, ErrorKind, Generation, InodeId, MountId, Name, Result, SessionId, WorkerId};
 
 use crate::api::*;
@@ -129,6 +129,24 @@ impl Namespace {
     /// An entry of the mount table, with secrets.
     pub fn mount(&self, id: MountId) -> Option<MountInfo> {
         self.state.mounts.get(&id).map(|mount| self.state.mount_info(id, mount))
+    }
+
+    /// Trees of mounts that are moved in their stores, as they were noted.
+    pub fn tree_moves(&self) -> Vec<NoteTreeMove> {
+        let noted = self.state.tree_moves.iter().map(|((mount, from), TreeMove { to, millis, worker })| NoteTreeMove {
+            mount: *mount,
+            from: from.to_string(),
+            to: to.to_string(),
+            lasts_ms: *millis,
+            over: false,
+            worker: *worker,
+        });
+        noted.collect()
+    }
+
+    /// Whether the move of a tree is noted.
+    pub fn is_tree_moved(&self, mount: MountId, from: &str) -> bool {
+        self.state.tree_moves.contains(&(mount, from.into()))
     }
 
     /// What a directory of a mount is bound to; `None` for all other inodes.

@@ -66,14 +66,15 @@ enum Section {
     Pins = 20,
     Trash = 21,
     Ttls = 22,
+    TreeMoves = 23,
 }
 
 impl Section {
-    const ALL: [Section; 23] = {
+    const ALL: [Section; 24] = {
         use Section::*;
         [
             End, Meta, Sessions, Results, Workers, Mounts, Inodes, Dentries, Links, Xattrs, Inline, Placed, UfsDirs,
-            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas, Pins, Trash, Ttls,
+            Grants, Orphans, Locks, Garbage, Doomed, Jobs, Quotas, Pins, Trash, Ttls, TreeMoves,
         ]
     };
 

@@ -64,6 +64,8 @@ pub(crate) struct State {
     pub trash_order: Tree<(MountId, bool, u64), ()>,
     /// By the files and directories that have one of their own.
     pub ttls: Tree<InodeId, Ttl>,
+    /// By mount and old place.
+    pub tree_moves: Tree<(MountId, Arc<str>), TreeMove>,
 }
 
 /// Numbers of the whole.

@@ -18,5 +18,6 @@ mod sessions;
 mod stored;
 mod tasks;
 mod trash;
+mod tree_moves;
 mod ttl;
 mod ufs;

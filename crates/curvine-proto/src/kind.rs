@@ -47,6 +47,7 @@ impl Command {
             Body::SetPin(_) => "set_pin",
             Body::EditTrash(_) => "edit_trash",
             Body::SetTtl(_) => "set_ttl",
+            Body::NoteTreeMove(_) => "note_tree_move",
         }
     }
 }

@@ -99,6 +99,7 @@ pub(crate) async fn change(
         StoreChangeKind::MoveDirectory => {
             reply.objects = within(deadline, ufs.rename_directory(&key, &to, limit.into())).await?;
         }
+        StoreChangeKind::Wait => {}
         StoreChangeKind::Unknown => {
             return Err(Error::new(ErrorKind::NotSupported, "a worker does not know this change of a store"));
         }

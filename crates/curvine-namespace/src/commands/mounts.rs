@@ -93,6 +93,7 @@ impl State {
         }
 
         self.mounts.remove(&id);
+        self.forget_tree_moves(id);
         self.ufs_dirs.remove(&root);
         self.doom(&dir);
         let table = self.next_number();

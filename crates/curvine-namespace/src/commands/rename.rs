@@ -40,7 +40,8 @@ impl State {
         check_as_looked_up(command, found, target)?;
 
         let inode = self.inode(found.id)?;
-        let moved = self.check_stores(command, &inode, found, &new_name)?;
+        // Of no account where the names alone are a reason to refuse: nobody moves anything in a store for that.
+        let moved = self.check_stores(command, &inode, found, &new_name);
         let source = Side { dir: command.parent, table: dir.content, found, is_dir: inode.is_dir() };
         if inode.has(MOUNT_ROOT) {
             return Err(fail(ErrorKind::Busy, "an under file system is mounted here").with("inode", found.id));
@@ -49,6 +50,7 @@ impl State {
             self.check_not_within(command.new_parent, found.id)?;
         }
         if exchange {
+            moved?;
             let Some(target) = target else {
                 return Err(fail(ErrorKind::NotFound, "no such name").with("name", new_name));
             };
@@ -67,6 +69,7 @@ impl State {
             check_removable(target.id, &target_inode, source.is_dir)?;
             replaced = Some((target, target_inode));
         }
+        let moved = moved?;
         let mut moves = vec![(found.id, found.cookie, command.parent, command.new_parent)];
         moves.extend(replaced.map(|(target, _)| (target.id, target.cookie, command.new_parent, 0)));
         self.check_quotas_of_moves(&moves)?;

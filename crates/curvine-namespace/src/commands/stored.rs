@@ -189,6 +189,7 @@ impl State {
                 let stored = self.next_store();
                 let Some(known) = self.ufs_dirs.get(&id).cloned() else { return };
                 self.forget_trash_at(known.mount, &prefix);
+                self.tree_moves.remove(&(known.mount, known.prefix.clone()));
                 let place = UfsDirectory { prefix: prefix.into(), complete_at: None, stored, ..known };
                 self.ufs_dirs.insert(id, place);
                 let Some(dir) = self.store.inode(id) else { return };

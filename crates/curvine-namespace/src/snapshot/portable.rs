@@ -141,6 +141,7 @@ fn put_fields(blocks: &mut Blocks, section: Section, fields: Value) -> io::Resul
         Section::Pins => put_as::<PinForm>(blocks, section, fields),
         Section::Quotas => put_as::<QuotaForm>(blocks, section, fields),
         Section::Ttls => put_as::<TtlForm>(blocks, section, fields),
+        Section::TreeMoves => put_as::<TreeMoveForm>(blocks, section, fields),
         Section::Trash => put_as::<TrashForm>(blocks, section, fields),
     }
 }

@@ -188,6 +188,10 @@ pub(super) fn take_record(
             let TtlForm { inode, millis, delete } = input.record(rest)?;
             state.ttls.insert(inode, Ttl { millis, delete }).is_none()
         }
+        Section::TreeMoves => {
+            let TreeMoveForm { mount, from, to, millis, worker } = input.record(rest)?;
+            state.tree_moves.insert((mount, from.into()), TreeMove { to: to.into(), millis, worker }).is_none()
+        }
         Section::Trash => {
             let form: TrashForm = input.record(rest)?;
             let entry = curvine_proto::TrashEntry::decode(&form.entry[..]);

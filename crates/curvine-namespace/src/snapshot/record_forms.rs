@@ -98,6 +98,7 @@ forms! {
     /// `job` is an encoded `Job` of log.proto.
     JobForm { id: u64 = 1 uint64, job: Vec<u8> = 2 bytes, }
     TtlForm { inode: u64 = 1 uint64, millis: u64 = 2 uint64, delete: bool = 3 bool, }
+    TreeMoveForm { mount: u32 = 1 uint32, from: String = 2 string, to: String = 3 string, millis: u64 = 4 uint64, worker: u64 = 5 uint64, }
     /// An encoded `TrashEntry`.
     TrashForm { id: u64 = 1 uint64, entry: Vec<u8> = 2 bytes, }
 }

@@ -170,6 +170,16 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, ttl) in state.ttls.iter() {
         blocks.put(Section::Ttls, &TtlForm { inode: *inode, millis: ttl.millis, delete: ttl.delete })?;
     }
+    for ((mount, from), TreeMove { to, millis, worker }) in state.tree_moves.iter() {
+        let form = TreeMoveForm {
+            mount: *mount,
+            from: from.to_string(),
+            to: to.to_string(),
+            millis: *millis,
+            worker: *worker,
+        };
+        blocks.put(Section::TreeMoves, &form)?;
+    }
     Ok(())
 }
 

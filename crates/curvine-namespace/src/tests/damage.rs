@@ -57,6 +57,8 @@ pub fn full() -> Driver {
         }
     }
     d.ok(0, Body::UmountUfs(UmountUfs { path: "/gone".into(), force: false }));
+    let moved = NoteTreeMove { mount: 1, from: "from/".into(), to: "to/".into(), lasts_ms: 5, over: false, worker: 1 };
+    d.ok(0, Body::NoteTreeMove(moved));
     let counts = d.ns.counts();
     for (what, count) in [
         ("xattrs", counts.xattrs),

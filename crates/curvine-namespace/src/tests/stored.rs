@@ -283,3 +283,24 @@ fn a_mount_with_files_that_wait_is_taken_off_by_force_only() {
     assert_eq!((d.ns.counts().jobs, d.ns.counts().inodes), (0, 2));
     assert_eq!(d.fails(0, Body::SetJob(failed)), ErrorKind::Conflict);
 }
+
+#[test]
+fn a_rename_that_the_names_refuse_is_refused_without_the_store() {
+    let (mut d, root, ..) = mounted();
+    let [a, b] = ["a", "b"].map(|name| d.ok(0, create(root, name, FileKind::Directory)).attr.unwrap().inode);
+    let (inside, f) = (d.make(b, "inside"), d.make(root, "f"));
+    let rename = |name: &str, new_name: &str, flags| {
+        let (name, new_name) = (name.to_string().into(), new_name.to_string().into());
+        Body::Rename(Rename { parent: root, name, new_parent: root, new_name, flags, ..Default::default() })
+    };
+    let with = |body, source, target| match body {
+        Body::Rename(rename) => Body::Rename(Rename { source, target, ..rename }),
+        other => other,
+    };
+    assert_eq!(d.fails(0, with(rename("a", "b", 0), a, b)), ErrorKind::DirectoryNotEmpty);
+    assert_eq!(d.fails(0, with(rename("b", "a", 1), b, a)), ErrorKind::AlreadyExists);
+    assert_eq!(d.fails(0, with(rename("f", "a", 0), f, a)), ErrorKind::IsADirectory);
+    assert_eq!(d.fails(0, with(rename("a", "f", 0), a, f)), ErrorKind::NotADirectory);
+    assert_eq!(d.fails(0, with(rename("b", "a", 0), b, a)), ErrorKind::Conflict, "this one the store has to move");
+    assert_eq!(d.lookup(b, "inside"), Some(inside));
+}
