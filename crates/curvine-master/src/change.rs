@@ -74,15 +74,12 @@ impl Leader {
         }
         let numbered = Numbered { session, sequence, lowest_unacked };
         let caller = caller.as_ref();
-        // What is done in a store is boxed: the future is as large as its largest branch, and is moved with each call.
+        // What is seldom done is boxed: the future is as large as its largest branch, and is moved with each call.
         match body {
             CommandBody::Create(create) => {
                 let parent = self.attr_now(create.parent)?;
                 permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
-                match parent.mount {
-                    0 => self.create(numbered, create, deadline).await,
-                    _ => Box::pin(self.create_stored(&parent, numbered, create, deadline)).await,
-                }
+                self.create_anywhere(&parent, numbered, create, deadline).await
             }
             CommandBody::Link(link) => {
                 let parent = self.attr_now(link.parent)?;
@@ -90,35 +87,23 @@ impl Leader {
                 let inodes = [link.inode, link.parent];
                 self.change(numbered, CommandBody::Link(link), &inodes, deadline).await
             }
-            CommandBody::Unlink(mut unlink) => {
-                // Whatever a client says of it.
-                unlink.trash = false;
+            CommandBody::Unlink(unlink) => {
                 let parent = self.attr_now(unlink.parent)?;
                 permission::check(&self, session, caller, &parent, Want::CHANGE_NAMES)?;
                 if let Some(child) = self.name_now(unlink.parent, &unlink.name)? {
                     permission::check_sticky(&self, session, caller, &parent, &child)?;
                 }
-                match parent.mount {
-                    0 => self.unlink(numbered, unlink, deadline).await,
-                    _ => Box::pin(self.unlink_stored(&parent, numbered, unlink, deadline)).await,
-                }
+                self.unlink_anywhere(&parent, numbered, unlink, deadline).await
             }
-            CommandBody::Rename(mut rename) => {
-                // Whatever a client says of it.
-                (rename.stored, rename.stored_generation) = (None, 0);
-                let mut stored = false;
+            CommandBody::Rename(rename) => {
                 for (dir, name) in [(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)] {
                     let attr = self.attr_now(dir)?;
-                    stored |= attr.mount != 0;
                     permission::check(&self, session, caller, &attr, Want::CHANGE_NAMES)?;
                     if let Some(child) = self.name_now(dir, name)? {
                         permission::check_sticky(&self, session, caller, &attr, &child)?;
                     }
                 }
-                match stored {
-                    false => self.rename(numbered, rename, deadline).await,
-                    true => Box::pin(self.rename_stored(numbered, rename, deadline)).await,
-                }
+                self.rename_anywhere(numbered, rename, deadline).await
             }
             CommandBody::SetAttr(set) => {
                 let attr = self.attr_now(set.inode)?;

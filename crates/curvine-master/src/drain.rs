@@ -339,8 +339,7 @@ impl Leader {
         let deadline = Instant::now() + STEP + Duration::from_secs(found.size / SLOWEST);
         let SealedContent { worker: from, content, epoch, size, mtime, .. } = *found;
         let copy = ContentId { version: self.drains.next_version(self.incarnation, content.version), ..content };
-        let is_dirty = self.replica.state().read().0.upload_of(inode).is_some();
-        let mount = if is_dirty { self.attr_now(inode)?.mount } else { 0 };
+        let mount = self.replica.state().read().0.upload_of(inode).map_or(0, |job| job.mount);
         let request = TakeContentRequest {
             content: Some(copy),
             version: content.version,

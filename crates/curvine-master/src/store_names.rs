@@ -12,7 +12,7 @@ use curvine_proto::{
     Attr, Create, FileKind, Method, MountInfo, MutateReply, StoreChangeKind, StoreChangeReply, StoreChangeRequest,
     UfsObject, Unlink,
 };
-use curvine_types::{Error, ErrorKind, InodeId, Result};
+use curvine_types::{Error, ErrorKind, InodeId, MountId, Result, WorkerId};
 use tokio::time::Instant;
 
 use crate::change::Numbered;
@@ -21,7 +21,7 @@ use crate::store_keys::KeyPass;
 use crate::trash::TRASH_DIR;
 
 /// How long before the caller's deadline the store must have answered.
-pub(crate) const MARGIN: Duration = Duration::from_millis(500);
+const MARGIN: Duration = Duration::from_millis(500);
 /// Attempts at a key that changes while its turn is waited for.
 const ATTEMPTS: usize = 8;
 
@@ -55,8 +55,24 @@ pub(crate) fn moved_away(inode: InodeId) -> Error {
 
 impl Leader {
     pub(crate) fn mount_of(&self, attr: &Attr) -> Result<MountInfo> {
-        let mount = self.replica.state().read().0.mount(attr.mount);
-        mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", attr.mount))
+        self.mount_now(attr.mount)
+    }
+
+    pub(crate) fn mount_now(&self, id: MountId) -> Result<MountInfo> {
+        let mount = self.replica.state().read().0.mount(id);
+        mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", id))
+    }
+
+    /// Has a worker change names in a store, as this leader's order.
+    pub(crate) async fn order_change(
+        &self,
+        worker: WorkerId,
+        change: StoreChangeRequest,
+        deadline: Instant,
+    ) -> Result<StoreChangeReply> {
+        let request = StoreChangeRequest { incarnation: self.incarnation, ..change };
+        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
+        self.workers.call(worker, Method::StoreChange, &request, Bytes::new(), deadline).await
     }
 
     pub(crate) async fn change_store(
@@ -75,11 +91,9 @@ impl Leader {
             key: key.to_string(),
             to: to.to_string(),
             source,
-            incarnation: self.incarnation,
             ..StoreChangeRequest::default()
         };
-        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        self.workers.call(self.any_worker()?, Method::StoreChange, &request, Bytes::new(), deadline).await
+        self.order_change(self.any_worker()?, request, deadline).await
     }
 
     /// Takes the object of a file away, and an upload of it that may not have ended.
@@ -89,16 +103,10 @@ impl Leader {
             mount_change: mount.change,
             kind: StoreChangeKind::Delete as i32,
             key: stored.key.clone(),
-            incarnation: self.incarnation,
             abort: stored.upload.clone(),
             ..StoreChangeRequest::default()
         };
-        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        let worker = self.any_worker()?;
-        self.workers
-            .call::<_, StoreChangeReply>(worker, Method::StoreChange, &request, Bytes::new(), deadline)
-            .await
-            .map(|_| ())
+        self.order_change(self.any_worker()?, request, deadline).await.map(|_| ())
     }
 
     pub(crate) fn stored(&self, inode: InodeId) -> Result<Stored> {
@@ -124,17 +132,27 @@ impl Leader {
         }
     }
 
-    /// In a directory of a mount.
-    pub(crate) async fn create_stored(
+    /// In the log, and of a mount's directory in its store.
+    pub(crate) async fn create_anywhere(
         &self,
         parent: &Attr,
         numbered: Numbered,
         create: Create,
         deadline: Instant,
     ) -> Result<MutateReply> {
-        if create.unnamed {
+        if parent.mount == 0 || create.unnamed {
             return self.create(numbered, create, deadline).await;
         }
+        Box::pin(self.create_stored(parent, numbered, create, deadline)).await
+    }
+
+    async fn create_stored(
+        &self,
+        parent: &Attr,
+        numbered: Numbered,
+        create: Create,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
         let mount = self.mount_of(parent)?;
         self.fault_in_name(parent, &create.name, deadline).await?;
         let _change = self.ufs_gates.change(parent.inode, deadline).await?;
@@ -259,8 +277,23 @@ impl Leader {
         self.change_store(mount, StoreChangeKind::MakeDirectory, &prefix, "", None, deadline).await.map(|_| ())
     }
 
-    /// In a directory of a mount.
-    pub(crate) async fn unlink_stored(
+    /// In the log, and of a mount's directory in its store.
+    pub(crate) async fn unlink_anywhere(
+        &self,
+        parent: &Attr,
+        numbered: Numbered,
+        mut unlink: Unlink,
+        deadline: Instant,
+    ) -> Result<MutateReply> {
+        // Whatever a client says of it.
+        unlink.trash = false;
+        if parent.mount == 0 {
+            return self.unlink(numbered, unlink, deadline).await;
+        }
+        Box::pin(self.unlink_stored(parent, numbered, unlink, deadline)).await
+    }
+
+    async fn unlink_stored(
         &self,
         parent: &Attr,
         numbered: Numbered,

@@ -23,17 +23,29 @@ const EXCHANGE: u32 = 2;
 const WHITEOUT: u32 = 4;
 
 impl Leader {
-    /// From or to a directory of a mount.
-    pub(crate) async fn rename_stored(
+    /// In the log, and within a mount in its store.
+    pub(crate) async fn rename_anywhere(
         &self,
         numbered: Numbered,
-        rename: Rename,
+        mut rename: Rename,
         deadline: Instant,
     ) -> Result<MutateReply> {
+        // Whatever a client says of it.
+        (rename.stored, rename.stored_generation) = (None, 0);
         let (from, to) = (self.attr_now(rename.parent)?, self.attr_now(rename.new_parent)?);
         if from.mount == 0 || from.mount != to.mount || rename.flags & (EXCHANGE | WHITEOUT) != 0 {
             return self.rename(numbered, rename, deadline).await;
         }
+        Box::pin(self.rename_stored(numbered, rename, (from, to), deadline)).await
+    }
+
+    async fn rename_stored(
+        &self,
+        numbered: Numbered,
+        rename: Rename,
+        (from, to): (Attr, Attr),
+        deadline: Instant,
+    ) -> Result<MutateReply> {
         let mount = self.mount_of(&from)?;
         self.fault_in_name(&from, &rename.name, deadline).await?;
         self.fault_in_name(&to, &rename.new_name, deadline).await?;

@@ -6,16 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use curvine_proto::command::Body as CommandBody;
-use curvine_proto::{Method, NoteTreeMove, StoreChangeKind, StoreChangeReply, StoreChangeRequest};
-use curvine_types::{Error, ErrorKind, MountId, Result, WorkerId};
+use curvine_proto::{NoteTreeMove, StoreChangeKind, StoreChangeRequest};
+use curvine_types::{MountId, Result, WorkerId};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::leader::Leader;
 use crate::store_keys::TreeTurns;
-use crate::store_names::MARGIN;
 
 /// Directories with more objects are not renamed: EXDEV, so that `mv` copies and can be watched.
 const RENAME_OBJECTS_MAX: u32 = 10_000;
@@ -80,23 +78,17 @@ impl Leader {
     }
 
     async fn order(&self, moved: &TreeMove, kind: StoreChangeKind, deadline: Instant) -> Result<()> {
-        let mount = self.replica.state().read().0.mount(moved.mount);
-        let mount =
-            mount.ok_or_else(|| Error::new(ErrorKind::Stale, "unmounted").with("mount", u64::from(moved.mount)))?;
+        let mount = self.mount_now(moved.mount)?;
         let request = StoreChangeRequest {
             mount: mount.id,
             mount_change: mount.change,
             kind: kind as i32,
             key: moved.from.clone(),
             to: moved.to.clone(),
-            incarnation: self.incarnation,
             limit: RENAME_OBJECTS_MAX,
             ..StoreChangeRequest::default()
         };
-        let deadline = deadline.checked_sub(MARGIN).unwrap_or(deadline);
-        let reply: Result<StoreChangeReply> =
-            self.workers.call(moved.worker, Method::StoreChange, &request, Bytes::new(), deadline).await;
-        reply.map(drop)
+        self.order_change(moved.worker, request, deadline).await.map(drop)
     }
 
     /// The worker is not at it any more. A rename that came into the log has ended it there.

@@ -137,12 +137,7 @@ impl Leader {
             let unlink = Unlink { parent, name, inode: attr.inode, ..Unlink::default() };
             let master = Numbered { session: 0, sequence: 0, lowest_unacked: 0 };
             let dir = self.attr_now(parent)?;
-            let deadline = Instant::now() + STEP;
-            let removed = match dir.mount {
-                0 => self.unlink(master, unlink, deadline).await,
-                _ => self.unlink_stored(&dir, master, unlink, deadline).await,
-            };
-            match removed {
+            match self.unlink_anywhere(&dir, master, unlink, Instant::now() + STEP).await {
                 Ok(reply) => {
                     if let Some(error) = reply.outcome.and_then(|outcome| outcome.error) {
                         tracing::warn!(inode = attr.inode, error = error.message, "not removed at the end of its time");

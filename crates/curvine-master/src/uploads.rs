@@ -282,13 +282,13 @@ impl Leader {
         stored: UfsStored,
         (worker, content): (WorkerId, ContentId),
     ) -> Result<bool> {
-        let mut places = vec![(worker, content)];
-        if content.version != 0
-            && let Ok((now, version)) = self.uploader_of(inode, content.generation, content.version)
-            && now != worker
-        {
-            // It has left the worker that has uploaded it.
-            places.push((now, ContentId { version, ..content }));
+        let mut places = Vec::new();
+        if content.version != 0 {
+            places.push((worker, content));
+            let now = self.uploader_of(inode, content.generation, content.version).ok();
+            // It may have left the worker that has uploaded it.
+            let elsewhere = now.filter(|(now, _)| *now != worker);
+            places.extend(elsewhere.map(|(now, version)| (now, ContentId { version, ..content })));
         }
         let logged = tokio::time::timeout(STEP, self.propose_for(0, CommandBody::UfsStored(stored))).await;
         let logged = logged.map_err(|_| Error::new(ErrorKind::TimedOut, "the log does not answer in time"))?;
@@ -300,7 +300,7 @@ impl Leader {
         };
         if is_clean {
             self.ufs.stored(inode, mount);
-            for (worker, content) in places.into_iter().filter(|(_, content)| content.version != 0) {
+            for (worker, content) in places {
                 let request = ReleaseContentRequest { contents: vec![content] };
                 let released: Result<Empty> = self
                     .workers

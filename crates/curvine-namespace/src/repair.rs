@@ -110,10 +110,8 @@ impl State {
                 notes.push(format!("the mount of {url} was lost; mount it again"));
             }
         }
-        let moved: Vec<_> = self.tree_moves.iter().map(|(key, _)| key.clone()).collect();
-        for key in moved.into_iter().filter(|(mount, _)| !self.mounts.contains(mount)).collect::<Vec<_>>() {
-            self.tree_moves.remove(&key);
-        }
+        let mounts = self.mounts.clone();
+        self.forget_tree_moves(|mount| !mounts.contains(&mount));
     }
 
     /// Removes names of nothing, and second names where only one may be.

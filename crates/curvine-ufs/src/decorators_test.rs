@@ -48,14 +48,7 @@ impl Ufs for Script {
         })
     }
 
-    fn fetch<'a>(
-        &'a self,
-        _key: &'a str,
-        _offset: u64,
-        _len: u64,
-        _expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn fetch<'a>(&'a self, _wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
         sink.take(0, Bytes::from_static(b"four"));
         Box::pin(std::future::ready(Ok(())))
     }

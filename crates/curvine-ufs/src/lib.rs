@@ -90,6 +90,15 @@ impl Expect {
     }
 }
 
+/// `len` bytes from `offset` of the version of `key` that is expected.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    pub key: &'a str,
+    pub offset: u64,
+    pub len: u64,
+    pub expect: &'a Expect,
+}
+
 /// A tree of files in somebody else's keeping. Calls are bounded in time, retried where that is safe, and may run at the
 /// same time.
 pub trait Ufs: Send + Sync {
@@ -102,22 +111,14 @@ pub trait Ufs: Send + Sync {
     /// because a store that lost its root is broken, not empty.
     fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>>;
 
-    /// Gives `sink` exactly `len` bytes from `offset`, of the version that is expected, as they come where the store tells the version
-    /// before them. `VersionMismatch`: the object is another one now; `NotFound`: it is gone.
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>>;
+    /// Gives `sink` exactly the bytes that are wanted, as they come where the store tells the version before them. `VersionMismatch`: the object is another one now; `NotFound`: it is gone.
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>>;
 
     /// `fetch` of all bytes at once.
     fn read<'a>(&'a self, key: &'a str, offset: u64, len: u64, expect: &'a Expect) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let all = Collected::new(len);
-            self.fetch(key, offset, len, expect, &all).await?;
+            self.fetch(Wanted { key, offset, len, expect }, &all).await?;
             all.whole(len)
         })
     }

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 
 use crate::policy::{Policy, SLOW, time_for};
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 pub(crate) struct LimitUfs<U> {
     inner: U,
@@ -54,15 +54,8 @@ impl<U: Ufs> Ufs for LimitUfs<U> {
         Box::pin(self.bound(self.inner.list(prefix, start_after, limit)))
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.bound(self.inner.fetch(key, offset, len, expect, sink)))
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.fetch(wanted, sink)))
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

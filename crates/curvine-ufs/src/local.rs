@@ -21,7 +21,7 @@ use tracing::debug;
 
 use crate::cursors::Cursors;
 use crate::local_write::UPLOADS;
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 pub(crate) struct LocalUfs {
     tree: Arc<Tree>,
@@ -270,14 +270,8 @@ impl Ufs for LocalUfs {
         self.list(prefix, start_after, limit).boxed()
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        let Wanted { key, offset, len, expect } = wanted;
         let (key, expect) = (key.to_string(), expect.clone());
         async move {
             sink.take(0, self.blocking(move |tree| tree.read(&key, offset, len, &expect)).await?);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use curvine_types::{ErrorKind, Result};
 use futures::future::BoxFuture;
 
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 pub(crate) struct MeteredUfs {
     inner: Arc<dyn Ufs>,
@@ -54,17 +54,10 @@ impl Ufs for MeteredUfs {
         Box::pin(self.count(self.inner.list(prefix, start_after, limit)))
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move {
-            self.count(self.inner.fetch(key, offset, len, expect, sink)).await?;
-            self.counters.bytes.fetch_add(len, Relaxed);
+            self.count(self.inner.fetch(wanted, sink)).await?;
+            self.counters.bytes.fetch_add(wanted.len, Relaxed);
             Ok(())
         })
     }

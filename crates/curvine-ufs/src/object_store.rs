@@ -13,7 +13,7 @@ use opendal::options::WriteOptions;
 
 use crate::objects::{Objects, is_plain, quoted};
 use crate::objects_change::TOKEN_OF_LETTERS;
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 /// Bytes sent with one request.
 const PART: u64 = 8 << 20;
@@ -119,15 +119,8 @@ impl Ufs for ObjectStoreUfs {
         self.0.list(prefix, start_after, limit).boxed()
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
-        self.0.fetch(key, offset, len, expect, sink).boxed()
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        self.0.fetch(wanted, sink).boxed()
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

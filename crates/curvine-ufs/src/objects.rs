@@ -18,7 +18,7 @@ use crate::cursors::Cursors;
 use crate::error::from_store;
 use crate::pages::{Listed, Pages};
 use crate::survey::Surveyor;
-use crate::{Collected, Counters, Expect, ListPage, Object, Sink, SurveyMark, SurveyPage, entry_name};
+use crate::{Collected, Counters, Expect, ListPage, Object, Sink, SurveyMark, SurveyPage, Wanted, entry_name};
 
 /// Most keys in one answer of a store that is told how many.
 const PAGE_MAX: usize = 1000;
@@ -169,7 +169,8 @@ impl Objects {
         Ok(surveyor.finish(None))
     }
 
-    pub(crate) async fn fetch(&self, key: &str, offset: u64, len: u64, expect: &Expect, sink: &dyn Sink) -> Result<()> {
+    pub(crate) async fn fetch(&self, wanted: Wanted<'_>, sink: &dyn Sink) -> Result<()> {
+        let Wanted { key, offset, len, expect } = wanted;
         let failed = self.failed(key);
         let changed = |what: &str| Error::new(ErrorKind::VersionMismatch, what).with("key", key);
         let end = offset.checked_add(len).filter(|end| *end <= expect.size);

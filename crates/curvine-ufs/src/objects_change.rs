@@ -9,7 +9,7 @@ use futures::{FutureExt, StreamExt};
 use opendal::options::DeleteOptions;
 
 use crate::objects::{Objects, compare, is_plain};
-use crate::{Collected, Condition, Expect, Object, Source};
+use crate::{Collected, Condition, Expect, Object, Source, Wanted};
 
 /// Objects of a directory copied or deleted at once.
 const MOVES_AT_ONCE: usize = 16;
@@ -144,10 +144,10 @@ impl Objects {
         let mut parts = Vec::new();
         let mut offset = 0;
         while offset < expect.size {
-            let length = STEP.min(expect.size - offset);
-            let part = Collected::new(length);
-            self.fetch(from, offset, length, expect, &part).await?;
-            let part = part.whole(length)?;
+            let len = STEP.min(expect.size - offset);
+            let part = Collected::new(len);
+            self.fetch(Wanted { key: from, offset, len, expect }, &part).await?;
+            let part = part.whole(len)?;
             offset += part.len() as u64;
             parts.push(part);
         }

@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use tracing::debug;
 
 use crate::policy::Policy;
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 /// Credit is counted in tenths of a retry.
 const TENTHS: u32 = 10;
@@ -105,15 +105,8 @@ impl<U: Ufs> Ufs for RetryUfs<U> {
         Box::pin(self.repeat(move || self.inner.list(prefix, start_after, limit)))
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.repeat(move || self.inner.fetch(key, offset, len, expect, sink)))
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.repeat(move || self.inner.fetch(wanted, sink)))
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

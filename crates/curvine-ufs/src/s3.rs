@@ -19,7 +19,7 @@ use crate::options::Options;
 use crate::policy::Policy;
 use crate::s3_multipart::{Access, Multipart};
 use crate::services::bucket_and_root;
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 /// Region told to a store of one's own that does not care.
 const REGION_DEFAULT: &str = "us-east-1";
@@ -149,15 +149,8 @@ impl Ufs for S3Ufs {
         self.objects.list(prefix, start_after, limit).boxed()
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
-        self.objects.fetch(key, offset, len, expect, sink).boxed()
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        self.objects.fetch(wanted, sink).boxed()
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

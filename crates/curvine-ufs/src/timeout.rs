@@ -6,7 +6,7 @@ use curvine_types::{Error, ErrorKind, Result};
 use futures::future::BoxFuture;
 
 use crate::policy::{SLOW, time_for};
-use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs};
+use crate::{Condition, Counters, Expect, ListPage, Object, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted};
 
 pub(crate) struct TimeoutUfs<U> {
     inner: U,
@@ -49,15 +49,8 @@ impl<U: Ufs> Ufs for TimeoutUfs<U> {
         Box::pin(self.bound(self.inner.list(prefix, start_after, limit)))
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
-        Box::pin(self.bound(self.inner.fetch(key, offset, len, expect, sink)))
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
+        Box::pin(self.bound(self.inner.fetch(wanted, sink)))
     }
 
     fn store<'a>(&'a self, key: &'a str, source: &'a dyn Source, when: &'a Condition) -> BoxFuture<'a, Result<Object>> {

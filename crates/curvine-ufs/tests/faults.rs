@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use curvine_types::ErrorKind;
-use curvine_ufs::{Collected, Condition, Expect, Policy, Sink, SurveyMark, Ufs, open_with, split_secrets};
+use curvine_ufs::{Collected, Condition, Expect, Policy, Sink, SurveyMark, Ufs, Wanted, open_with, split_secrets};
 use proxy::{Fault, Proxy};
 use support::{ACCESS, SECRET, Store};
 use writes::Plain;
@@ -121,9 +121,10 @@ async fn a_read_is_right_or_an_error_whatever_the_store_answers() {
     for (what, faults, forever, want) in cases {
         proxy.break_next("GET /data/object", &faults, forever);
         let began = Instant::now();
+        let wanted = Wanted { key: "object", offset: 10_000, len: 50_000, expect: &expect };
         let told =
             Told { what, right: &content[10_000..60_000], whole: Collected::new(50_000), parts: AtomicUsize::new(0) };
-        let read = ufs.fetch("object", 10_000, 50_000, &expect, &told).await.and_then(|()| told.whole.whole(50_000));
+        let read = ufs.fetch(wanted, &told).await.and_then(|()| told.whole.whole(50_000));
         let took = began.elapsed();
         assert!(took < LONGEST, "{what}: {took:?}");
         assert!(what != "drops" || told.parts.load(Relaxed) > 1, "bytes are told before the last of them has come");

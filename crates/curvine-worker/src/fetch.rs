@@ -6,6 +6,7 @@ use std::time::Duration;
 use curvine_blockstore::{BlockStore, ContentKey};
 use curvine_types::limits::CHUNK_SIZE;
 use curvine_types::{Error, ErrorKind, Result};
+use curvine_ufs::Wanted;
 use tokio::time::Instant;
 
 use crate::disk::DiskPool;
@@ -129,8 +130,8 @@ impl Fetcher {
             None => self.budget.take(len, deadline).await?,
         };
         let ufs = self.sources.mount(object.mount, object.mount_change, deadline).await?;
-        let fetch = ufs.fetch(&object.key, offset, len, &object.expect, flight);
-        let error = match tokio::time::timeout_at(deadline, fetch).await {
+        let wanted = Wanted { key: &object.key, offset, len, expect: &object.expect };
+        let error = match tokio::time::timeout_at(deadline, ufs.fetch(wanted, flight)).await {
             Ok(fetched) => match fetched.and_then(|()| flight.whole(len)) {
                 Ok(data) => return Ok(Cargo::new(data, budget)),
                 Err(error) => error,

@@ -25,7 +25,8 @@ impl<B: Backend> Call<'_, B> {
     pub(super) async fn setattr(&self, args: &SetattrIn) -> Outcome {
         let server = self.server;
         let tenure = server.backend.tenure(self.inode);
-        let written = (args.valid & fattr::SIZE != 0).then(|| server.modes.written(self.inode)).flatten();
+        let truncates = args.valid & fattr::SIZE != 0;
+        let written = truncates.then(|| server.modes.written(self.inode)).flatten();
         let cut = written.as_ref().map(|backing| backing.cut());
         let (attr, ttl) = server.backend.setattr(self.inode, convert::setattr(args)).await?;
         if let Some(cut) = cut {
@@ -33,9 +34,9 @@ impl<B: Backend> Call<'_, B> {
         }
         let unbroken = tenure.is_some() && tenure == server.backend.tenure(self.inode);
         if !unbroken && server.modes.is_cached(self.inode) {
-            self.drop_pages(args.valid & fattr::SIZE != 0).await;
+            self.drop_pages(truncates).await;
         }
-        if args.valid & fattr::SIZE != 0 {
+        if truncates {
             server.modes.grew(self.inode, args.size);
         }
         let (attr, ttl) = self.attr_now(&attr, ttl);

@@ -93,7 +93,7 @@ impl State {
         }
 
         self.mounts.remove(&id);
-        self.forget_tree_moves(id);
+        self.forget_tree_moves(|mount| mount == id);
         self.ufs_dirs.remove(&root);
         self.doom(&dir);
         let table = self.next_number();

@@ -31,9 +31,10 @@ impl State {
         Ok(Outcome::default())
     }
 
-    pub(super) fn forget_tree_moves(&mut self, mount: MountId) {
+    /// Of the mounts that are gone.
+    pub(crate) fn forget_tree_moves(&mut self, is_gone: impl Fn(MountId) -> bool) {
         let ended: Vec<_> =
-            self.tree_moves.iter().map(|(key, _)| key.clone()).filter(|(have, _)| *have == mount).collect();
+            self.tree_moves.iter().map(|(key, _)| key).filter(|(mount, _)| is_gone(*mount)).cloned().collect();
         for key in ended {
             self.tree_moves.remove(&key);
         }

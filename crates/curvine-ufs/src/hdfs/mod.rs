@@ -28,7 +28,8 @@ use tracing::debug;
 use crate::cursors::Cursors;
 use crate::options::Options;
 use crate::{
-    Condition, Counters, Expect, ListPage, Object, OddKey, Sink, Source, SurveyMark, SurveyPage, Ufs, entry_name,
+    Condition, Counters, Expect, ListPage, Object, OddKey, Sink, Source, SurveyMark, SurveyPage, Ufs, Wanted,
+    entry_name,
 };
 
 use cluster::{Cluster, Status};
@@ -140,7 +141,8 @@ impl HdfsUfs {
         Ok(InOrder::new(entries.boxed(), start_after))
     }
 
-    async fn read(&self, key: &str, offset: u64, len: u64, expect: &Expect) -> Result<Bytes> {
+    async fn read(&self, wanted: Wanted<'_>) -> Result<Bytes> {
+        let Wanted { key, offset, len, expect } = wanted;
         if offset.checked_add(len).is_none_or(|end| end > expect.size) {
             return Err(Error::new(ErrorKind::InvalidArgument, "the range is beyond the end of the object"));
         }
@@ -271,16 +273,9 @@ impl Ufs for HdfsUfs {
         self.list(prefix, start_after, limit).boxed()
     }
 
-    fn fetch<'a>(
-        &'a self,
-        key: &'a str,
-        offset: u64,
-        len: u64,
-        expect: &'a Expect,
-        sink: &'a dyn Sink,
-    ) -> BoxFuture<'a, Result<()>> {
+    fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>> {
         async move {
-            sink.take(0, self.read(key, offset, len, expect).await?);
+            sink.take(0, self.read(wanted).await?);
             Ok(())
         }
         .boxed()
