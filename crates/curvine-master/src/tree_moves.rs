@@ -98,7 +98,8 @@ impl Leader {
         }
     }
 
-    /// Nobody knows whether the worker is still at it.
+    /// Nobody knows whether the worker is still at it, or has yet to read the order: one of the same leader it would obey after any
+    /// question, so only the deadline tells.
     pub(crate) fn lose_tree_move(&self, moved: TreeMove) {
         let end = moved.deadline + SETTLE;
         self.end_tree_move_at(moved, end);
@@ -106,7 +107,10 @@ impl Leader {
 
     fn end_tree_move_at(&self, moved: TreeMove, end: Instant) {
         if let Some(leader) = self.me.upgrade() {
-            tokio::spawn(leader.note_end(moved, end));
+            tokio::spawn(async move {
+                tokio::time::sleep_until(end).await;
+                leader.note_end(moved).await;
+            });
         }
     }
 
@@ -120,27 +124,29 @@ impl Leader {
             tracing::info!(mount, from, to, ?lasts, "a directory may still be moved by order of an earlier leader");
             let deadline = Instant::now() + lasts;
             let moved = TreeMove { mount, from, to, worker, deadline, _trees: trees };
-            tasks.spawn(self.clone().note_end(moved, deadline));
+            let leader = self.clone();
+            tasks.spawn(async move {
+                leader.wait_for_worker(&moved).await;
+                leader.note_end(moved).await;
+            });
         }
     }
 
-    /// Waits until the worker says that it is not at it any more, but not beyond `end`: then it has given up.
-    async fn wait_for_worker(&self, moved: &TreeMove, end: Instant) {
-        while Instant::now() < end {
+    /// Waits until the worker says that it is not at it any more, but not beyond the deadline: then it has given up.
+    async fn wait_for_worker(&self, moved: &TreeMove) {
+        while Instant::now() < moved.deadline {
             // It answers after what it was told before, and obeys no earlier leader from then on.
-            let ended = self.order(moved, StoreChangeKind::Wait, end).await;
+            let ended = self.order(moved, StoreChangeKind::Wait, moved.deadline).await;
             let pause = if ended.is_ok() { SETTLE } else { RETRY };
-            tokio::time::sleep_until(end.min(Instant::now() + pause)).await;
+            tokio::time::sleep_until(moved.deadline.min(Instant::now() + pause)).await;
             if ended.is_ok() {
                 return;
             }
         }
     }
 
-    /// Gives the turns back when the move has ended, by `end` at the latest, and the log knows of it; and has the stores asked again:
-    /// the tree may be half moved.
-    async fn note_end(self: Arc<Self>, moved: TreeMove, end: Instant) {
-        self.wait_for_worker(&moved, end).await;
+    /// Gives the turns back when the log knows that the move has ended, and has the stores asked again: the tree may be half moved.
+    async fn note_end(self: Arc<Self>, moved: TreeMove) {
         let (mount, from) = (moved.mount, moved.from.clone());
         let note = NoteTreeMove { mount, from, over: true, ..NoteTreeMove::default() };
         while let Err(error) = self.propose_for(0, CommandBody::NoteTreeMove(note.clone())).await {

@@ -83,8 +83,10 @@ pub(crate) async fn change(
 ) -> Result<StoreChangeReply> {
     engine.orders.obey(request.incarnation)?;
     let kind = request.kind();
-    let StoreChangeRequest { mount, mount_change, key, to, source, limit, abort, .. } = request;
+    let StoreChangeRequest { mount, mount_change, key, to, source, limit, abort, incarnation, .. } = request;
     let _turn = engine.orders.turn(mount, &key, deadline).await?;
+    // A later leader may have been told meanwhile that nobody is at the key.
+    engine.orders.obey(incarnation)?;
     let ufs = engine.sources.mount(mount, mount_change, deadline).await?;
     give_up(&ufs, &key, &abort, deadline).await?;
     let mut reply = StoreChangeReply { entry: None, objects: 1 };
