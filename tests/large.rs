@@ -22,6 +22,8 @@ use harness::{Cluster, Plan, Role, Run, until};
 use probe::Probe;
 
 const IN_FLIGHT: usize = 128;
+/// So often is done what does not take long, for enough calls beside it.
+const TURNS: usize = 4;
 /// Longest that anything may take.
 const LONG: Duration = Duration::from_secs(1800);
 
@@ -126,11 +128,15 @@ fn large(count: u64, lease: &str, renames: usize) {
     probe.during("the first listing of a store's directory", || {
         assert_eq!(std::fs::read_dir(cluster.mount(0).join("ufs")).expect("list").count() as u64, count);
     });
-    probe.during("a listing", || {
-        assert_eq!(std::fs::read_dir(cluster.mount(0).join("big")).expect("list").count() as u64, count);
+    probe.during("listings", || {
+        for _ in 0..TURNS {
+            assert_eq!(std::fs::read_dir(cluster.mount(0).join("big")).expect("list").count() as u64, count);
+        }
     });
-    probe.during("a snapshot", || {
-        cluster.cv_limited(&["meta", "snapshot"], LONG).ok();
+    probe.during("snapshots", || {
+        for _ in 0..TURNS {
+            cluster.cv_limited(&["meta", "snapshot"], LONG).ok();
+        }
     });
     probe.during("renames of the directory", || {
         for turn in 0..renames {

@@ -22,6 +22,8 @@ use crate::recall::Recalls;
 
 /// Most dropped leases in one heartbeat.
 const DROPPED_MAX: usize = 100_000;
+/// So many of them are worked on before others have their turn.
+const DROPPED_AT_ONCE: usize = 512;
 /// Pauses between rounds of connection attempts.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -274,7 +276,15 @@ async fn keep(core: &Arc<Core>, state: &mut State, conn: &Arc<Conn>) {
 
 async fn heartbeat(core: &Arc<Core>, state: &mut State, conn: &Conn) -> Result<HeartbeatReply> {
     let sent = boot_time();
-    let dropped_leases = core.cache.take_dropped(sent, DROPPED_MAX);
+    let mut dropped_leases = Vec::new();
+    while dropped_leases.len() < DROPPED_MAX {
+        let more = core.cache.take_dropped(sent, DROPPED_AT_ONCE);
+        if more.is_empty() {
+            break;
+        }
+        dropped_leases.extend(more);
+        tokio::task::yield_now().await;
+    }
     let request = HeartbeatRequest {
         session: conn.session,
         incarnation: conn.incarnation,
@@ -291,7 +301,10 @@ async fn heartbeat(core: &Arc<Core>, state: &mut State, conn: &Conn) -> Result<H
         }
         Err(error) => return Err(error),
     };
-    core.cache.reported(&dropped_leases);
+    for piece in dropped_leases.chunks(DROPPED_AT_ONCE) {
+        core.cache.reported(piece);
+        tokio::task::yield_now().await;
+    }
     renewed(core, state, sent, reply.lease_ms);
     Ok(reply)
 }

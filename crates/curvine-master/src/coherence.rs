@@ -4,11 +4,11 @@
 //! Always: a lease is registered before the state that it covers is read, so a change that begins in between recalls it.
 //! Only memory is touched under the lock, and there is no await under it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use curvine_proto::{Lease, OpenInode};
-use curvine_types::{Error, ErrorKind, FastMap, FastSet, InodeId, Result, SessionId};
+use curvine_types::{Error, ErrorKind, FastMap, InodeId, Result, SessionId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -27,12 +27,49 @@ pub struct Coherence {
 struct Inner {
     /// Of the newest lease or recall; a recall voids all leases up to its own.
     number: u64,
-    leases: FastMap<InodeId, Vec<Holder>>,
-    leases_of: FastMap<SessionId, FastSet<InodeId>>,
+    leases: Parted<Vec<Holder>>,
+    leases_of: FastMap<SessionId, BTreeSet<InodeId>>,
     lease_count: usize,
     changing: FastMap<InodeId, Vec<Mark>>,
     opens: FastMap<InodeId, FastMap<SessionId, OpenCount>>,
-    opens_of: FastMap<SessionId, FastSet<InodeId>>,
+    opens_of: FastMap<SessionId, BTreeSet<InodeId>>,
+}
+
+/// Parts of a table.
+const PARTS: usize = 2048;
+
+/// A table of millions, in parts: when it grows, or is tidied, only one of them is moved while others wait for the lock.
+struct Parted<V> {
+    parts: Vec<FastMap<InodeId, V>>,
+}
+
+impl<V> Default for Parted<V> {
+    fn default() -> Self {
+        Self { parts: (0..PARTS).map(|_| FastMap::default()).collect() }
+    }
+}
+
+impl<V: Default> Parted<V> {
+    fn part(&mut self, inode: InodeId) -> &mut FastMap<InodeId, V> {
+        // Inodes are numbered in sequence, so the low bits spread well.
+        &mut self.parts[inode as usize % PARTS]
+    }
+
+    fn get(&self, inode: InodeId) -> Option<&V> {
+        self.parts[inode as usize % PARTS].get(&inode)
+    }
+
+    fn get_mut(&mut self, inode: InodeId) -> Option<&mut V> {
+        self.part(inode).get_mut(&inode)
+    }
+
+    fn get_or_default(&mut self, inode: InodeId) -> &mut V {
+        self.part(inode).entry(inode).or_default()
+    }
+
+    fn remove(&mut self, inode: InodeId) {
+        self.part(inode).remove(&inode);
+    }
 }
 
 struct Holder {
@@ -82,18 +119,22 @@ impl Coherence {
     /// meanwhile, stays: the session believes in it until it is recalled.
     pub fn revoke(&self, session: SessionId, lease: &Lease) {
         let mut inner = self.inner.lock();
-        let holders = inner.leases.get(&lease.inode);
+        let holders = inner.leases.get(lease.inode);
         let holder = holders.and_then(|holders| holders.iter().find(|holder| holder.session == session));
         if holder.is_some_and(|holder| holder.first == lease.number && holder.number == lease.number) {
             inner.drop_lease(session, lease.inode, lease.number);
         }
     }
 
-    /// The session no longer caches these inodes.
-    pub fn dropped(&self, session: SessionId, inodes: &[InodeId]) {
-        let mut inner = self.inner.lock();
-        for inode in inodes {
-            inner.drop_lease(session, *inode, u64::MAX);
+    /// The session no longer caches these inodes. Others come in between, where there are many.
+    pub async fn dropped(&self, session: SessionId, inodes: &[InodeId]) {
+        for piece in inodes.chunks(PIECE) {
+            {
+                let mut inner = self.inner.lock();
+                piece.iter().for_each(|inode| inner.drop_lease(session, *inode, u64::MAX));
+                MutexGuard::unlock_fair(inner);
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -107,7 +148,7 @@ impl Coherence {
     }
 
     /// Does something with many inodes, in short holds of the lock.
-    fn in_pieces(&self, inodes: FastSet<InodeId>, mut one: impl FnMut(&mut Inner, InodeId)) {
+    fn in_pieces(&self, inodes: BTreeSet<InodeId>, mut one: impl FnMut(&mut Inner, InodeId)) {
         let mut inodes = inodes.into_iter();
         while inodes.len() > 0 {
             let mut inner = self.inner.lock();
@@ -227,7 +268,7 @@ impl Coherence {
     /// Leases and open inodes of one session.
     pub fn counts_of(&self, session: SessionId) -> (usize, usize) {
         let inner = self.inner.lock();
-        let count = |map: &FastMap<SessionId, FastSet<InodeId>>| map.get(&session).map_or(0, FastSet::len);
+        let count = |map: &FastMap<SessionId, BTreeSet<InodeId>>| map.get(&session).map_or(0, BTreeSet::len);
         (count(&inner.leases_of), count(&inner.opens_of))
     }
 }
@@ -238,7 +279,7 @@ impl Inner {
             return None;
         }
         let held =
-            self.leases.get_mut(&inode).and_then(|holders| holders.iter_mut().find(|held| held.session == session));
+            self.leases.get_mut(inode).and_then(|holders| holders.iter_mut().find(|held| held.session == session));
         let renewed = held.map(|held| held.number = self.number + 1).is_some();
         if !renewed && self.lease_count >= lease_limit {
             return None;
@@ -246,7 +287,7 @@ impl Inner {
         self.number += 1;
         let number = self.number;
         if !renewed {
-            self.leases.entry(inode).or_default().push(Holder { session, number, first: number });
+            self.leases.get_or_default(inode).push(Holder { session, number, first: number });
             self.lease_count += 1;
         }
         // Also of one that is renewed: all leases of the session may just be about to be dropped, and this is not one of them.
@@ -255,7 +296,7 @@ impl Inner {
     }
 
     fn drop_lease(&mut self, session: SessionId, inode: InodeId, up_to: u64) {
-        let Some(holders) = self.leases.get_mut(&inode) else { return };
+        let Some(holders) = self.leases.get_mut(inode) else { return };
         let before = holders.len();
         holders.retain(|holder| holder.session != session || holder.number > up_to);
         if holders.len() == before {
@@ -263,7 +304,7 @@ impl Inner {
         }
         self.lease_count -= before - holders.len();
         if holders.is_empty() {
-            self.leases.remove(&inode);
+            self.leases.remove(inode);
         }
         if let Some(inodes) = self.leases_of.get_mut(&session) {
             inodes.remove(&inode);
@@ -302,7 +343,7 @@ impl Change {
         let mut inner = self.coherence.inner.lock();
         let mut holders: BTreeMap<SessionId, Vec<InodeId>> = BTreeMap::new();
         for inode in &self.marked {
-            for holder in inner.leases.get(inode).into_iter().flatten() {
+            for holder in inner.leases.get(*inode).into_iter().flatten() {
                 if holder.session != self.session {
                     holders.entry(holder.session).or_default().push(*inode);
                 }

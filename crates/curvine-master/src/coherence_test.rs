@@ -63,11 +63,11 @@ fn a_lease_that_is_taken_back_at_once_leaves_the_one_before_it() {
     assert!(coherence.begin(B, &[FILE], &[]).recalls().holders.contains_key(&A), "A still believes in its first one");
 }
 
-#[test]
-fn the_number_of_leases_is_bounded_and_returns_to_zero() {
+#[tokio::test]
+async fn the_number_of_leases_is_bounded_and_returns_to_zero() {
     let coherence = Coherence::new(3);
     assert_eq!((1..=5).filter(|inode| coherence.grant(A, *inode).is_some()).count(), 3);
-    coherence.dropped(A, &[1, 2]);
+    coherence.dropped(A, &[1, 2]).await;
     assert_eq!(coherence.lease_count(), 1);
     coherence.grant(B, 9).unwrap();
     coherence.forget(A);

@@ -50,9 +50,9 @@ impl Leader {
         })
     }
 
-    pub(crate) fn heartbeat(&self, request: HeartbeatRequest, peer: &Peer) -> Result<HeartbeatReply> {
+    pub(crate) async fn heartbeat(&self, request: HeartbeatRequest, peer: &Peer) -> Result<HeartbeatReply> {
         let declared = self.sessions.heard(request.session, peer)?;
-        self.coherence.dropped(request.session, &request.dropped_leases);
+        self.coherence.dropped(request.session, &request.dropped_leases).await;
         Ok(HeartbeatReply {
             lease_ms: self.sessions.lease().as_millis() as u64,
             incarnation: self.incarnation,

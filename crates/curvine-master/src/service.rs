@@ -51,7 +51,7 @@ impl Leader {
                 let (request, peer) = (call.request()?, call.peer.clone());
                 reply(detached(self.open_session(request, peer)).await)
             }
-            Method::Heartbeat => reply(self.heartbeat(call.request()?, &call.peer)),
+            Method::Heartbeat => reply(self.heartbeat(call.request()?, &call.peer).await),
             Method::Declare => {
                 let (request, peer) = (call.request()?, call.peer.clone());
                 done(detached(self.declare(request, peer, deadline)).await)
