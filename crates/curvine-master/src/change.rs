@@ -379,7 +379,7 @@ impl Leader {
             let marked = [rename.parent, rename.new_parent, rename.source];
             let change = self.begin_change(session, &marked, &[rename.target], deadline).await?;
             rename.holders = self.coherence.openers(rename.target);
-            let leases = self.begin_leases(session, &dirs);
+            let leases = if session == 0 { Vec::new() } else { self.begin_leases(session, &dirs) };
             let command = numbered.command(CommandBody::Rename(rename.clone()));
             let (outcome, change) = self.propose_marked(command, change).await?;
             if is_conflict(&outcome) {

@@ -3,7 +3,9 @@
 //! Always: what was answered has happened in both. While a tree is moved nothing in it is made, written, uploaded or removed: a store
 //! that copies and deletes key by key would leave it behind, or bring it back.
 
-use curvine_proto::{Attr, FileKind, MountInfo, MutateReply, Rename, StoreChangeKind, UfsEntry, UfsObject};
+use curvine_proto::{
+    Attr, FileKind, MountInfo, MutateReply, NoteTreeMove, Rename, StoreChangeKind, UfsEntry, UfsObject,
+};
 use curvine_types::{Error, ErrorKind, InodeId, Result};
 use tokio::time::Instant;
 
@@ -55,7 +57,7 @@ impl Leader {
             self.ufs.forget_listing(target.inode);
             self.fault_in_listing(target, deadline).await?;
         }
-        let _changes = self.two_gates(from.inode, to.inode, deadline).await?;
+        let _changes = self.gates(vec![from.inode, to.inode], deadline).await?;
         let writable = self.replica.state().read().0.check_writable(from.inode).is_ok();
         let Some(source) = source.filter(|_| writable) else { return self.rename(numbered, rename, deadline).await };
         let key = self.replica.state().read().0.key_of_new(to.inode, &rename.new_name, source.kind())?;
@@ -110,18 +112,18 @@ impl Leader {
         }
         self.clear_key(mount, key.trim_end_matches('/'), deadline).await?;
         self.keep_directory(mount, rename.parent, deadline).await?;
-        let moving = self.begin_tree_move(mount.id, (&prefix, &key), trees, deadline).await?;
-        if let Err(error) = self.move_tree(&moving).await {
-            self.ufs.forget_listing(source.inode);
-            if matches!(error.kind(), ErrorKind::ConnectionLost | ErrorKind::TimedOut) {
-                // The worker may still be at it.
-                self.lose_tree_move(moving);
-            } else {
-                self.end_tree_move(moving);
-            }
-            return Err(error);
-        }
-        rename.stored = Some(UfsEntry { key, directory: true, ..Default::default() });
+        rename.stored = Some(UfsEntry { key: key.clone(), directory: true, ..Default::default() });
+        let note = NoteTreeMove {
+            mount: mount.id,
+            from: prefix,
+            to: key,
+            rename: Some(rename.clone()),
+            session: numbered.session,
+            sequence: numbered.sequence,
+            ..NoteTreeMove::default()
+        };
+        let moving = self.begin_tree_move(note, trees, deadline).await?;
+        let moving = self.move_tree(moving).await.inspect_err(|_| self.ufs.forget_listing(source.inode))?;
         let reply = self.rename(numbered, rename, deadline).await;
         self.ufs.forget_listing(source.inode);
         self.end_tree_move(moving);
@@ -223,8 +225,8 @@ impl Leader {
         }
     }
 
-    async fn two_gates(&self, one: InodeId, other: InodeId, deadline: Instant) -> Result<Vec<Passage<'_, InodeId>>> {
-        let mut dirs = vec![one, other];
+    /// The gates of some directories, for a change.
+    pub(crate) async fn gates(&self, mut dirs: Vec<InodeId>, deadline: Instant) -> Result<Vec<Passage<'_, InodeId>>> {
         dirs.sort_unstable();
         dirs.dedup();
         let mut passages = Vec::new();

@@ -133,13 +133,16 @@ impl Namespace {
 
     /// Trees of mounts that are moved in their stores, as they were noted.
     pub fn tree_moves(&self) -> Vec<NoteTreeMove> {
-        let noted = self.state.tree_moves.iter().map(|((mount, from), TreeMove { to, millis, worker })| NoteTreeMove {
+        let noted = self.state.tree_moves.iter().map(|((mount, from), moved)| NoteTreeMove {
             mount: *mount,
             from: from.to_string(),
-            to: to.to_string(),
-            lasts_ms: *millis,
+            to: moved.to.to_string(),
+            lasts_ms: moved.millis,
             over: false,
-            worker: *worker,
+            worker: moved.worker,
+            rename: moved.rename.as_deref().cloned(),
+            session: moved.session,
+            sequence: moved.sequence,
         });
         noted.collect()
     }

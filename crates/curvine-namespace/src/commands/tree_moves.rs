@@ -26,7 +26,14 @@ impl State {
         if self.tree_moves.len() >= MOVES_MAX && !self.tree_moves.contains(&key) {
             return Err(fail(ErrorKind::Overloaded, "too many directories are moved at once").with("limit", MOVES_MAX));
         }
-        let record = TreeMove { to: command.to.as_str().into(), millis: command.lasts_ms, worker: command.worker };
+        let record = TreeMove {
+            to: command.to.as_str().into(),
+            millis: command.lasts_ms,
+            worker: command.worker,
+            rename: command.rename.clone().map(Box::new),
+            session: command.session,
+            sequence: command.sequence,
+        };
         self.tree_moves.insert(key, record);
         Ok(Outcome::default())
     }

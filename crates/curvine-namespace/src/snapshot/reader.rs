@@ -189,8 +189,13 @@ pub(super) fn take_record(
             state.ttls.insert(inode, Ttl { millis, delete }).is_none()
         }
         Section::TreeMoves => {
-            let TreeMoveForm { mount, from, to, millis, worker } = input.record(rest)?;
-            state.tree_moves.insert((mount, from.into()), TreeMove { to: to.into(), millis, worker }).is_none()
+            let TreeMoveForm { mount, from, to, millis, worker, rename, session, sequence } = input.record(rest)?;
+            let rename = if rename.is_empty() { None } else { Some(curvine_proto::Rename::decode(&rename[..])) };
+            let rename =
+                rename.transpose().map_err(|error| input.corrupt("a rename cannot be read").caused_by(error))?;
+            let rename = rename.map(Box::new);
+            let moved = TreeMove { to: to.into(), millis, worker, rename, session, sequence };
+            state.tree_moves.insert((mount, from.into()), moved).is_none()
         }
         Section::Trash => {
             let form: TrashForm = input.record(rest)?;

@@ -98,7 +98,17 @@ forms! {
     /// `job` is an encoded `Job` of log.proto.
     JobForm { id: u64 = 1 uint64, job: Vec<u8> = 2 bytes, }
     TtlForm { inode: u64 = 1 uint64, millis: u64 = 2 uint64, delete: bool = 3 bool, }
-    TreeMoveForm { mount: u32 = 1 uint32, from: String = 2 string, to: String = 3 string, millis: u64 = 4 uint64, worker: u64 = 5 uint64, }
+    /// `rename`: empty, or an encoded `Rename`.
+    TreeMoveForm {
+        mount: u32 = 1 uint32,
+        from: String = 2 string,
+        to: String = 3 string,
+        millis: u64 = 4 uint64,
+        worker: u64 = 5 uint64,
+        rename: Vec<u8> = 6 bytes,
+        session: u64 = 7 uint64,
+        sequence: u64 = 8 uint64,
+    }
     /// An encoded `TrashEntry`.
     TrashForm { id: u64 = 1 uint64, entry: Vec<u8> = 2 bytes, }
 }

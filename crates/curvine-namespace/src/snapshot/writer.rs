@@ -170,13 +170,16 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, ttl) in state.ttls.iter() {
         blocks.put(Section::Ttls, &TtlForm { inode: *inode, millis: ttl.millis, delete: ttl.delete })?;
     }
-    for ((mount, from), TreeMove { to, millis, worker }) in state.tree_moves.iter() {
+    for ((mount, from), TreeMove { to, millis, worker, rename, session, sequence }) in state.tree_moves.iter() {
         let form = TreeMoveForm {
             mount: *mount,
             from: from.to_string(),
             to: to.to_string(),
             millis: *millis,
             worker: *worker,
+            rename: rename.as_ref().map(|rename| rename.encode_to_vec()).unwrap_or_default(),
+            session: *session,
+            sequence: *sequence,
         };
         blocks.put(Section::TreeMoves, &form)?;
     }

@@ -57,7 +57,9 @@ pub fn full() -> Driver {
         }
     }
     d.ok(0, Body::UmountUfs(UmountUfs { path: "/gone".into(), force: false }));
-    let moved = NoteTreeMove { mount: 1, from: "from/".into(), to: "to/".into(), lasts_ms: 5, over: false, worker: 1 };
+    let rename = Some(Rename { parent: 1, name: "from".into(), ..Rename::default() });
+    let (from, to) = ("from/".into(), "to/".into());
+    let moved = NoteTreeMove { mount: 1, from, to, lasts_ms: 5, rename, session: 1, sequence: 1, ..Default::default() };
     d.ok(0, Body::NoteTreeMove(moved));
     let counts = d.ns.counts();
     for (what, count) in [

@@ -17,7 +17,10 @@ fn mounted() -> (Driver, InodeId) {
 }
 
 fn moved(mount: u32, from: &str, to: &str, lasts_ms: u64) -> NoteTreeMove {
-    NoteTreeMove { mount, from: from.into(), to: to.into(), lasts_ms, over: false, worker: 3 }
+    let (from, to) = (from.to_string(), to.to_string());
+    let (name, new_name) = (from.clone().into(), to.clone().into());
+    let rename = Rename { parent: 1, name, new_parent: 1, new_name, ..Rename::default() };
+    NoteTreeMove { mount, from, to, lasts_ms, over: false, worker: 3, rename: Some(rename), session: 7, sequence: 9 }
 }
 
 fn over(mount: u32, from: &str) -> Body {
