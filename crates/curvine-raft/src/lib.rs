@@ -38,6 +38,7 @@ mod serving;
 mod snapshot;
 mod snapshotter;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod testing;
 mod transport;

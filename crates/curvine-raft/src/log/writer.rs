@@ -20,7 +20,7 @@ use crate::disk::Disk;
 use crate::entry::{Entry, LogId, RecordInfo, Types, Vote};
 use crate::health::Health;
 use crate::reserve::Reserve;
-use crate::vote;
+use crate::{sweep, vote};
 
 /// How often a full disk is looked at again.
 const RESERVE_RETRY: Duration = Duration::from_secs(1);
@@ -247,25 +247,32 @@ impl Writer {
                 memory.purged = Some(upto);
             }
             self.last_written = Some(upto);
-            return old
-                .iter()
-                .filter(|segment| *segment.path != *path)
-                .try_for_each(|segment| self.remove(&segment.path));
+            return self.discard(old.into_iter().filter(|segment| *segment.path != *path).collect());
         }
-        self.memory.lock().purged = Some(upto);
-        loop {
-            let oldest = {
-                let mut memory = self.memory.lock();
-                match memory.segments.front() {
-                    Some(front) if front.next() <= upto.index + 1 && memory.segments.len() > 1 => {
-                        memory.segments.pop_front()
-                    }
-                    _ => return Ok(()),
-                }
-            };
-            if let Some(segment) = oldest {
-                self.remove(&segment.path)?;
+        let mut old = Vec::new();
+        {
+            let mut memory = self.memory.lock();
+            memory.purged = Some(upto);
+            while memory.segments.len() > 1
+                && memory.segments.front().is_some_and(|front| front.next() <= upto.index + 1)
+            {
+                old.extend(memory.segments.pop_front());
             }
         }
+        self.discard(old)
+    }
+
+    /// Removes segments one after the other, each durably: at no time there is a gap.
+    fn discard(&self, old: Vec<Segment>) -> Result<()> {
+        let mut aside = Vec::new();
+        for Segment { path, file, .. } in old {
+            let set = sweep::set_aside(self.disk.as_ref(), &path, &file);
+            let set = set.and_then(|set| self.disk.sync_dir(&self.dir).map(|()| set));
+            aside.extend(set.map_err(|source| {
+                Error::from_io(source, "cannot remove a log segment").with("file", path.display())
+            })?);
+        }
+        sweep::sweep(aside);
+        Ok(())
     }
 }

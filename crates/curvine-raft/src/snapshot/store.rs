@@ -18,6 +18,7 @@ use crate::disk::Disk;
 use crate::entry::{LogId, Types, snapshot_meta_from_proto, snapshot_meta_to_proto};
 use crate::format::{WAY_OUT, corrupt};
 use crate::machine::SnapshotSource;
+use crate::sweep;
 
 pub(crate) type Meta = openraft::SnapshotMeta<u64, BasicNode>;
 
@@ -267,18 +268,21 @@ impl SnapshotStore {
     }
 
     fn remove_oldest(&self, keep: usize) -> Result<()> {
+        let mut aside = Vec::new();
         loop {
-            let oldest = {
+            let SnapshotFile { path, file, .. } = {
                 let mut stored = self.stored.lock();
                 if stored.len() <= keep {
-                    return Ok(());
+                    break;
                 }
-                stored.remove(0)
+                stored.remove(0).data
             };
-            self.disk.remove(&oldest.data.path).map_err(|source| {
-                Error::from_io(source, "cannot remove an old snapshot").with("file", oldest.data.path.display())
-            })?;
+            aside.extend(sweep::set_aside(self.disk.as_ref(), &path, &file).map_err(|source| {
+                Error::from_io(source, "cannot remove an old snapshot").with("file", path.display())
+            })?);
         }
+        sweep::sweep(aside);
+        Ok(())
     }
 
     /// The newest one, as openraft takes it.
