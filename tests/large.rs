@@ -128,13 +128,16 @@ fn large(count: u64, lease: &str, renames: usize) {
     println!("{count} files made in {:.1} s", begun.elapsed().as_secs_f64());
     let cold = count.min(50_000);
     runtime.block_on(fill(&fs, "cold", cold));
+    settle();
+
+    let probe = Probe::new(&cluster, cold);
+    let alone = Duration::from_millis(renames as u64 * 25);
+    probe::disk(cluster.dir(), alone);
+    probe.during("nothing else", || std::thread::sleep(alone));
     let store = place_of_store(&cluster, count);
     (0..count).for_each(|number| std::fs::write(store.path().join(format!("object-{number}")), b"x").expect("write"));
     cluster.cv(&["mount", &format!("file://{}", store.path().display()), "/ufs", "--ttl", "1h"]).ok();
     settle();
-
-    let probe = Probe::new(&cluster, cold);
-    probe.during("nothing else", || std::thread::sleep(Duration::from_millis(renames as u64 * 25)));
     probe.during("the first listing of a store's directory", || {
         assert_eq!(std::fs::read_dir(cluster.mount(0).join("ufs")).expect("list").count() as u64, count);
     });

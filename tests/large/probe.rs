@@ -1,6 +1,7 @@
 //! Creates files and looks others up, on each mount, while something else goes on, and says how long that took.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,16 +55,8 @@ impl Probe {
             }
         });
         println!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
-        for (number, call, mut took) in figures {
-            took.sort_unstable();
-            let at = |part: f64| took.get((took.len() as f64 * part) as usize).copied().unwrap_or_default();
-            println!(
-                "  {call:<6} on mount {number}: p50 {:>8.2?}  p99 {:>8.2?}  max {:>8.2?}  ({} calls)",
-                at(0.5),
-                at(0.99),
-                took.last().copied().unwrap_or_default(),
-                took.len()
-            );
+        for (number, call, took) in figures {
+            show(&format!("{call:<6} on mount {number}"), took);
         }
     }
 
@@ -76,6 +69,34 @@ impl Probe {
         let number = rng.lock().expect("nobody panics under it").below(self.files);
         std::fs::symlink_metadata(mount.join("cold").join(format!("file-{number}"))).expect("stat");
     }
+}
+
+/// What the disk itself takes: two writers each append 4 KiB and make it durable, as often as creates are asked for.
+pub fn disk(dir: &Path, time: Duration) {
+    println!("the disk alone: {:.1} s", time.as_secs_f64());
+    let end = Instant::now() + time;
+    let write = |number: usize| {
+        let mut file = File::create(dir.join(format!("disk-{number}"))).expect("create");
+        let mut took = Vec::new();
+        while Instant::now() < end {
+            let begun = Instant::now();
+            file.write_all(&[0; 4096]).and_then(|()| file.sync_data()).expect("write");
+            took.push(begun.elapsed());
+            std::thread::sleep(PAUSE);
+        }
+        took
+    };
+    let took = std::thread::scope(|scope| {
+        [0, 1].map(|number| scope.spawn(move || write(number))).map(|lane| lane.join().expect("nobody failed"))
+    });
+    show("append and fdatasync, two at once", took.concat());
+}
+
+fn show(what: &str, mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let at = |part: f64| took.get((took.len() as f64 * part) as usize).copied().unwrap_or_default();
+    let longest = took.last().copied().unwrap_or_default();
+    println!("  {what}: p50 {:>8.2?}  p99 {:>8.2?}  max {longest:>8.2?}  ({} calls)", at(0.5), at(0.99), took.len());
 }
 
 fn repeat(done: &AtomicBool, one: impl Fn()) -> Vec<Duration> {
