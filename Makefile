@@ -42,8 +42,9 @@ test-image: build
 	curvine-docker/fluid/cache-runtime/build-image.sh --engine none --binary $(BIN_DIR)/curvine --base $(IMAGE_BASE) --output $(IMAGE_TAR)
 	CURVINE_IMAGE=$(IMAGE_TAR) $(CARGO) test --locked -p curvine --test image -- --ignored --nocapture
 
-# Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES and CURVINE_STRESS_SECONDS
-# make it shorter or longer; a disk of 80 GB is wanted.
+# Unoptimized data paths would make hours of it. CURVINE_STREAM_MIB, CURVINE_OPENS, CURVINE_NAMES, CURVINE_STRESS_SECONDS, and
+# for fsx CURVINE_FSX_SEED, CURVINE_FSX_SEEDS and CURVINE_FSX_EXERCISE (a part of a name) make it shorter or longer; a disk of
+# 80 GB is wanted.
 test-posix: needs-mount tools build
 	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine CURVINE_FSX_WHOLE=1 $(CARGO) test -p curvine --locked --test posix -- --nocapture
 	CURVINE_TEST_PROGRAM=$(BIN_DIR)/curvine CURVINE_TEST_SSD=80GB $(CARGO) test -p curvine --locked --test programs -- --nocapture --include-ignored

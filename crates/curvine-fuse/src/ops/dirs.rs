@@ -14,7 +14,7 @@ use crate::handles::{Listing, Opened};
 use crate::handover::{HandleRecord, Kind};
 
 /// Entries that are asked for at once: few, so that others who wait for the same threads wait for a fraction of a millisecond.
-const PAGE: u32 = 256;
+const PAGE: u32 = 64;
 /// Cookies of the two entries that every directory has; those of the client are larger.
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
