@@ -13,7 +13,7 @@ fn on_mounts(script: &str) {
     std::fs::create_dir(&elsewhere).expect("make a directory");
     let places = [cluster.mount(0), cluster.mount(1), elsewhere].map(|path| path.display().to_string());
     let places = places.each_ref().map(String::as_str);
-    let run: Run = Sh::limited(&format!("set -eu\nexport HOME=\"$3\"\n{script}"), &places, LIMIT);
+    let run: Run = Sh::limited(&format!("set -eux\nexport HOME=\"$3\"\n{script}"), &places, LIMIT);
     assert!(run.worked(), "{run}");
     println!("took {:?}", run.took);
     cluster.finish();
