@@ -31,6 +31,9 @@ pub(crate) struct Numbered {
 }
 
 impl Numbered {
+    /// Of the master itself, which nobody sends twice.
+    pub(crate) const OWN: Self = Self { session: 0, sequence: 0, lowest_unacked: 0 };
+
     pub(crate) fn command(&self, body: CommandBody) -> Command {
         let Numbered { session, sequence, lowest_unacked } = *self;
         Command { session, sequence, lowest_unacked, body: Some(body) }
@@ -96,14 +99,17 @@ impl Leader {
                 self.unlink_anywhere(&parent, numbered, unlink, deadline).await
             }
             CommandBody::Rename(rename) => {
-                for (dir, name) in [(rename.parent, &rename.name), (rename.new_parent, &rename.new_name)] {
+                let checked = |dir, name: &[u8]| {
                     let attr = self.attr_now(dir)?;
                     permission::check(&self, session, caller, &attr, Want::CHANGE_NAMES)?;
                     if let Some(child) = self.name_now(dir, name)? {
                         permission::check_sticky(&self, session, caller, &attr, &child)?;
                     }
-                }
-                self.rename_anywhere(numbered, rename, deadline).await
+                    Ok::<Attr, Error>(attr)
+                };
+                let from = checked(rename.parent, &rename.name)?;
+                let to = checked(rename.new_parent, &rename.new_name)?;
+                self.rename_anywhere((from, to), numbered, rename, deadline).await
             }
             CommandBody::SetAttr(set) => {
                 let attr = self.attr_now(set.inode)?;
@@ -286,7 +292,11 @@ impl Leader {
         Ok(reply)
     }
 
+    /// The master itself, session 0, caches nothing.
     fn begin_leases(&self, session: SessionId, inodes: &[InodeId]) -> Vec<Lease> {
+        if session == 0 {
+            return Vec::new();
+        }
         inodes.iter().filter(|inode| **inode != 0).filter_map(|inode| self.begin_lease(session, *inode)).collect()
     }
 
@@ -351,7 +361,7 @@ impl Leader {
             }
             let change = self.begin_change(session, &[unlink.parent], &[unlink.inode], deadline).await?;
             unlink.holders = self.coherence.openers(unlink.inode);
-            let leases = if session == 0 { Vec::new() } else { self.begin_leases(session, &[unlink.parent]) };
+            let leases = self.begin_leases(session, &[unlink.parent]);
             let command = numbered.command(CommandBody::Unlink(unlink.clone()));
             let (outcome, change) = self.propose_marked(command, change).await?;
             if is_conflict(&outcome) {
@@ -379,7 +389,7 @@ impl Leader {
             let marked = [rename.parent, rename.new_parent, rename.source];
             let change = self.begin_change(session, &marked, &[rename.target], deadline).await?;
             rename.holders = self.coherence.openers(rename.target);
-            let leases = if session == 0 { Vec::new() } else { self.begin_leases(session, &dirs) };
+            let leases = self.begin_leases(session, &dirs);
             let command = numbered.command(CommandBody::Rename(rename.clone()));
             let (outcome, change) = self.propose_marked(command, change).await?;
             if is_conflict(&outcome) {

@@ -28,24 +28,24 @@ impl Leader {
     /// In the log, and within a mount in its store.
     pub(crate) async fn rename_anywhere(
         &self,
+        (from, to): (Attr, Attr),
         numbered: Numbered,
         mut rename: Rename,
         deadline: Instant,
     ) -> Result<MutateReply> {
         // Whatever a client says of it.
         (rename.stored, rename.stored_generation) = (None, 0);
-        let (from, to) = (self.attr_now(rename.parent)?, self.attr_now(rename.new_parent)?);
         if from.mount == 0 || from.mount != to.mount || rename.flags & (EXCHANGE | WHITEOUT) != 0 {
             return self.rename(numbered, rename, deadline).await;
         }
-        Box::pin(self.rename_stored(numbered, rename, (from, to), deadline)).await
+        Box::pin(self.rename_stored((from, to), numbered, rename, deadline)).await
     }
 
     async fn rename_stored(
         &self,
+        (from, to): (Attr, Attr),
         numbered: Numbered,
         rename: Rename,
-        (from, to): (Attr, Attr),
         deadline: Instant,
     ) -> Result<MutateReply> {
         let mount = self.mount_of(&from)?;

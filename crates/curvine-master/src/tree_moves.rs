@@ -217,7 +217,7 @@ impl Leader {
         let numbered = match earlier {
             ResultLookup::New => Numbered { session, sequence, lowest_unacked: 0 },
             // Nobody waits for it any more.
-            _ => Numbered { session: 0, sequence: 0, lowest_unacked: 0 },
+            _ => Numbered::OWN,
         };
         let reply = self.rename(numbered, rename, moved.deadline).await?;
         let outcome = reply.outcome.unwrap_or_default();

@@ -135,9 +135,8 @@ impl Leader {
                 continue;
             }
             let unlink = Unlink { parent, name, inode: attr.inode, ..Unlink::default() };
-            let master = Numbered { session: 0, sequence: 0, lowest_unacked: 0 };
             let dir = self.attr_now(parent)?;
-            match self.unlink_anywhere(&dir, master, unlink, Instant::now() + STEP).await {
+            match self.unlink_anywhere(&dir, Numbered::OWN, unlink, Instant::now() + STEP).await {
                 Ok(reply) => {
                     if let Some(error) = reply.outcome.and_then(|outcome| outcome.error) {
                         tracing::warn!(inode = attr.inode, error = error.message, "not removed at the end of its time");

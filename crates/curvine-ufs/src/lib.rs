@@ -111,7 +111,8 @@ pub trait Ufs: Send + Sync {
     /// because a store that lost its root is broken, not empty.
     fn list<'a>(&'a self, prefix: &'a str, start_after: &'a str, limit: usize) -> BoxFuture<'a, Result<ListPage>>;
 
-    /// Gives `sink` exactly the bytes that are wanted, as they come where the store tells the version before them. `VersionMismatch`: the object is another one now; `NotFound`: it is gone.
+    /// Gives `sink` exactly the bytes that are wanted, as they come where the store tells the version before them.
+    /// `VersionMismatch`: the object is another one now; `NotFound`: it is gone.
     fn fetch<'a>(&'a self, wanted: Wanted<'a>, sink: &'a dyn Sink) -> BoxFuture<'a, Result<()>>;
 
     /// `fetch` of all bytes at once.
