@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use curvine_proto::{FileKind, Rename, UfsMountSettings};
+use curvine_proto::{FileKind, UfsMountSettings};
 use curvine_types::{BlockVersion, Cookie, Generation, GrantEpoch, InodeId, MountId, SessionId, WorkerId};
 
 use crate::label::Label;
@@ -213,21 +213,6 @@ pub struct Ttl {
     pub millis: u64,
     /// Files are removed; else copies are dropped.
     pub delete: bool,
-}
-
-/// A tree of keys that is moved in its store.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TreeMove {
-    pub to: Arc<str>,
-    /// How long it lasts, at most.
-    pub millis: u64,
-    /// Who moves it.
-    pub worker: WorkerId,
-    /// What it is moved for.
-    pub rename: Option<Box<Rename>>,
-    /// Whose command that is, and its number.
-    pub session: SessionId,
-    pub sequence: u64,
 }
 
 /// A session and the bounds of its window of results.

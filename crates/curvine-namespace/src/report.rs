@@ -133,18 +133,7 @@ impl Namespace {
 
     /// Trees of mounts that are moved in their stores, as they were noted.
     pub fn tree_moves(&self) -> Vec<NoteTreeMove> {
-        let noted = self.state.tree_moves.iter().map(|((mount, from), moved)| NoteTreeMove {
-            mount: *mount,
-            from: from.to_string(),
-            to: moved.to.to_string(),
-            lasts_ms: moved.millis,
-            over: false,
-            worker: moved.worker,
-            rename: moved.rename.as_deref().cloned(),
-            session: moved.session,
-            sequence: moved.sequence,
-        });
-        noted.collect()
+        self.state.tree_moves.iter().map(|(_, noted)| NoteTreeMove::clone(noted)).collect()
     }
 
     /// Whether the move of a tree is noted.

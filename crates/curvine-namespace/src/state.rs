@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use curvine_proto::{Attr, FileKind, Job, Time, TrashEntry};
+use curvine_proto::{Attr, FileKind, Job, NoteTreeMove, Time, TrashEntry};
 use curvine_types::{
     ClusterId, Cookie, Error, ErrorKind, Generation, InodeId, MountId, Name, ROOT_INODE, Result, SessionId, WorkerId,
 };
@@ -65,7 +65,7 @@ pub(crate) struct State {
     /// By the files and directories that have one of their own.
     pub ttls: Tree<InodeId, Ttl>,
     /// By mount and old place.
-    pub tree_moves: Tree<(MountId, Arc<str>), TreeMove>,
+    pub tree_moves: Tree<(MountId, Arc<str>), Arc<NoteTreeMove>>,
 }
 
 /// Numbers of the whole.

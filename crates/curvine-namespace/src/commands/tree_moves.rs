@@ -1,9 +1,10 @@
 //! Trees of mounts that are moved in their stores. The leader has the turn of their keys; here is what its successor takes over.
 
+use std::sync::Arc;
+
 use curvine_proto::{NoteTreeMove, Outcome};
 use curvine_types::{ErrorKind, MountId, Result};
 
-use crate::record::TreeMove;
 use crate::state::{State, fail};
 
 /// Trees of a cluster that are moved at once.
@@ -26,15 +27,7 @@ impl State {
         if self.tree_moves.len() >= MOVES_MAX && !self.tree_moves.contains(&key) {
             return Err(fail(ErrorKind::Overloaded, "too many directories are moved at once").with("limit", MOVES_MAX));
         }
-        let record = TreeMove {
-            to: command.to.as_str().into(),
-            millis: command.lasts_ms,
-            worker: command.worker,
-            rename: command.rename.clone().map(Box::new),
-            session: command.session,
-            sequence: command.sequence,
-        };
-        self.tree_moves.insert(key, record);
+        self.tree_moves.insert(key, Arc::new(command.clone()));
         Ok(Outcome::default())
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::sync::Arc;
 
-use curvine_proto::{FileKind, Message, WorkerState};
+use curvine_proto::{FileKind, Message, NoteTreeMove, WorkerState};
 use curvine_types::limits::{INLINE_MAX, NAME_MAX};
 use curvine_types::{ClusterId, Error, ErrorKind, Result};
 
@@ -193,9 +193,10 @@ pub(super) fn take_record(
             let rename = if rename.is_empty() { None } else { Some(curvine_proto::Rename::decode(&rename[..])) };
             let rename =
                 rename.transpose().map_err(|error| input.corrupt("a rename cannot be read").caused_by(error))?;
-            let rename = rename.map(Box::new);
-            let moved = TreeMove { to: to.into(), millis, worker, rename, session, sequence };
-            state.tree_moves.insert((mount, from.into()), moved).is_none()
+            let key = (mount, from.as_str().into());
+            let noted =
+                NoteTreeMove { mount, from, to, lasts_ms: millis, over: false, worker, rename, session, sequence };
+            state.tree_moves.insert(key, Arc::new(noted)).is_none()
         }
         Section::Trash => {
             let form: TrashForm = input.record(rest)?;

@@ -170,16 +170,16 @@ fn write_holdings(state: &State, blocks: &mut impl Sink) -> io::Result<()> {
     for (inode, ttl) in state.ttls.iter() {
         blocks.put(Section::Ttls, &TtlForm { inode: *inode, millis: ttl.millis, delete: ttl.delete })?;
     }
-    for ((mount, from), TreeMove { to, millis, worker, rename, session, sequence }) in state.tree_moves.iter() {
+    for (_, noted) in state.tree_moves.iter() {
         let form = TreeMoveForm {
-            mount: *mount,
-            from: from.to_string(),
-            to: to.to_string(),
-            millis: *millis,
-            worker: *worker,
-            rename: rename.as_ref().map(|rename| rename.encode_to_vec()).unwrap_or_default(),
-            session: *session,
-            sequence: *sequence,
+            mount: noted.mount,
+            from: noted.from.clone(),
+            to: noted.to.clone(),
+            millis: noted.lasts_ms,
+            worker: noted.worker,
+            rename: noted.rename.as_ref().map(|rename| rename.encode_to_vec()).unwrap_or_default(),
+            session: noted.session,
+            sequence: noted.sequence,
         };
         blocks.put(Section::TreeMoves, &form)?;
     }
