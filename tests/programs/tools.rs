@@ -58,27 +58,34 @@ fn git_makes_clones_and_collects_a_repository() {
     );
 }
 
+/// `two_processes_write BASE MODE`: each of two writes eight times with a process of its own, and nothing of it is missing.
+const SQLITE: &str = r#"
+    two_processes_write() {
+        base="$1"
+        sqlite3 "$base" "pragma journal_mode=$2; create table counter (n integer); insert into counter values (0);
+            create table log (id integer primary key, who text, pad blob);" >/dev/null
+        writer() {
+            for step in $(seq 8); do
+                sqlite3 -bail "$base" ".timeout 60000" "begin immediate; update counter set n = n + 1;
+                    insert into log (who, pad) values ('$1', randomblob(3000)); commit;" >/dev/null
+            done
+        }
+        writer one & one=$!
+        writer two & two=$!
+        wait $one
+        wait $two
+        test "$(sqlite3 "$base" 'pragma integrity_check')" = ok
+        test "$(sqlite3 "$base" 'select n from counter')" = 16
+        test "$(sqlite3 "$base" 'select count(*) from log')" = 16
+    }
+"#;
+
 #[test]
 fn sqlite_keeps_its_data_with_both_journals_and_two_processes() {
-    on_mounts(
-        r#"
+    let script = r#"
         for mode in delete wal; do
             base="$1/$mode.db"
-            sqlite3 "$base" "pragma journal_mode=$mode; create table counter (n integer); insert into counter values (0);
-                create table log (id integer primary key, who text, pad blob);" >/dev/null
-            writer() {
-                for step in $(seq 8); do
-                    sqlite3 -bail "$base" ".timeout 60000" "begin immediate; update counter set n = n + 1;
-                        insert into log (who, pad) values ('$1', randomblob(3000)); commit;" >/dev/null
-                done
-            }
-            writer one & one=$!
-            writer two & two=$!
-            wait $one
-            wait $two
-            test "$(sqlite3 "$base" 'pragma integrity_check')" = ok
-            test "$(sqlite3 "$base" 'select n from counter')" = 16
-            test "$(sqlite3 "$base" 'select count(*) from log')" = 16
+            two_processes_write "$base" $mode
             # What is rolled back leaves nothing.
             sqlite3 "$base" "begin; delete from log; rollback;"
             test "$(sqlite3 "$base" 'select count(*) from log')" = 16
@@ -89,8 +96,23 @@ fn sqlite_keeps_its_data_with_both_journals_and_two_processes() {
         # (A write-ahead log needs memory that both share, which mounts on two machines do not.)
         sqlite3 "$2/delete.db" ".timeout 60000" "update counter set n = n + 100"
         test "$(sqlite3 "$1/delete.db" 'select n from counter')" = 116
-        "#,
-    );
+    "#;
+    on_mounts(&[SQLITE, script].concat());
+}
+
+#[test]
+fn sqlite_keeps_its_data_while_its_log_comes_and_goes_on_a_busy_machine() {
+    let script = r#"
+        for core in $(seq $(nproc)); do
+            (while :; do :; done) & busy="${busy:-} $!"
+        done 2>/dev/null
+        trap 'kill $busy' EXIT
+        set +x
+        for round in $(seq 10); do
+            two_processes_write "$1/$round.db" wal
+        done
+    "#;
+    on_mounts(&[SQLITE, script].concat());
 }
 
 #[test]

@@ -126,6 +126,19 @@ impl Device {
         self.notify(notify::INVAL_INODE, body.as_bytes(), &[])
     }
 
+    /// Makes the kernel forget cached pages of a node: those of `length` bytes from `offset`. It may wait like
+    /// [`invalidate_inode`](Self::invalidate_inode).
+    pub fn invalidate_pages(&self, node: u64, offset: u64, length: u64) -> Result<bool> {
+        // Of no bytes the kernel would make all.
+        if length == 0 {
+            return Ok(true);
+        }
+        let (off, len) = (i64::try_from(offset), i64::try_from(length));
+        let (Ok(off), Ok(len)) = (off, len) else { return self.invalidate_inode(node, true) };
+        let body = NotifyInvalInode { ino: node, off, len };
+        self.notify(notify::INVAL_INODE, body.as_bytes(), &[])
+    }
+
     /// Makes the kernel forget one name. Waits for operations in flight in that directory: never from a thread that serves
     /// requests, nor while a request there waits for us.
     pub fn invalidate_entry(&self, parent: u64, name: &[u8]) -> Result<bool> {

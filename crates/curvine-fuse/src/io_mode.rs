@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::backing::Backing;
 use crate::contested::Contested;
+use crate::overtakes::Overtakes;
 use crate::tail::Tail;
 
 /// How the kernel does the I/O of an inode.
@@ -114,6 +115,7 @@ const SHARDS: usize = 16;
 pub struct IoModes {
     shards: [Mutex<FastMap<InodeId, OpenInode>>; SHARDS],
     pub contested: Contested,
+    pub overtakes: Overtakes,
 }
 
 impl IoModes {

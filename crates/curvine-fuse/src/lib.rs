@@ -22,6 +22,7 @@ mod mount;
 mod ops;
 mod options;
 mod orphans;
+mod overtakes;
 mod pages;
 mod passthrough;
 mod server;

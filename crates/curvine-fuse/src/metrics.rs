@@ -29,6 +29,7 @@ curvine_web::metrics! {
         NOTIFICATIONS: Counter = "curvine_mount_notifications_total" [], "Invalidations sent to the kernel.";
         PAGES: Gauge = "curvine_mount_pages_waiting" [], "Files whose pages are still to be dropped from the kernel.";
         PAGES_LATE: Counter = "curvine_mount_pages_late_total" [], "Times that this took too long.";
+        OVERTAKEN: Counter = "curvine_mount_writes_overtaken_total" [], "Writes whose pages were dropped and read again before they were done, so that they were dropped once more.";
         OPEN: Gauge = "curvine_mount_open_files" [], "Open files and directories.";
         OPEN_MAX: Gauge = "curvine_mount_open_files_limit" [], "Its limit, `fuse.open_files`.";
         OPEN_INODES: Gauge = "curvine_mount_open_inodes" [], "Open inodes.";
@@ -123,6 +124,7 @@ impl MountPage {
         page.set(&NOTIFICATIONS, self.events.sent());
         page.set(&PAGES, gauges.pages_waiting);
         page.set(&PAGES_LATE, gauges.pages_late);
+        page.set(&OVERTAKEN, gauges.writes_overtaken);
         page.set(&OPEN, gauges.open_files);
         page.set(&OPEN_MAX, self.options.open_files);
         page.set(&OPEN_INODES, gauges.open_inodes);

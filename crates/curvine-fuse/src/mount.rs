@@ -50,6 +50,8 @@ pub struct Gauges {
     pub notifications: u64,
     pub pages_waiting: usize,
     pub pages_late: u64,
+    /// Writes whose pages had been read again before they were done.
+    pub writes_overtaken: u64,
     /// Inodes that are open by passthrough now, opens that were served so, and those that were not, by reason.
     pub passthrough_inodes: usize,
     pub passthrough_opens: u64,
@@ -106,6 +108,7 @@ impl<B: Backend> Served for Server<B> {
             interrupts: self.interrupts.seen(),
             pages_waiting: self.pages.waiting(),
             pages_late: self.pages.late(),
+            writes_overtaken: self.modes.overtakes.count(),
             passthrough_inodes: self.modes.backings(),
             passthrough_opens: self.passthrough.taken(),
             passthrough_refused: self.passthrough.refused(),

@@ -3,6 +3,7 @@
 //! Always: callers wait for it only up to a deadline. What is late is still done; until then the attributes, which are
 //! invalidated first and without waiting, make the kernel ask before each `read(2)`.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
@@ -14,6 +15,8 @@ use tracing::warn;
 
 struct Job {
     node: u64,
+    /// Only what these bytes are in.
+    range: Option<Range<u64>>,
     done: Option<Sender<()>>,
 }
 
@@ -43,9 +46,19 @@ impl Pages {
 
     /// Drops the pages of these nodes and waits for it, up to the timeout.
     pub fn invalidate(&self, nodes: &[u64]) {
+        self.drop_now(nodes.iter().map(|node| (*node, None)));
+    }
+
+    /// Drops the pages that have something of these bytes, and waits for it like `invalidate`.
+    pub fn invalidate_ranges(&self, node: u64, ranges: &[Range<u64>]) {
+        self.drop_now(ranges.iter().map(|range| (node, Some(range.clone()))));
+    }
+
+    fn drop_now(&self, what: impl Iterator<Item = (u64, Option<Range<u64>>)>) {
         let end = Instant::now() + self.timeout;
         let (sender, done) = std::sync::mpsc::channel();
-        let mut expected = nodes.iter().filter(|node| self.enqueue(**node, Some(sender.clone()))).count();
+        let mut expected =
+            what.filter(|(node, range)| self.enqueue(*node, range.clone(), Some(sender.clone()))).count();
         drop(sender);
         while expected > 0 && done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {
             expected -= 1;
@@ -63,9 +76,9 @@ impl Pages {
         }
     }
 
-    /// Drops the pages of a node soon; for those who serve a request and must not wait.
-    pub fn invalidate_later(&self, node: u64) {
-        self.enqueue(node, None);
+    /// Drops pages of a node soon, all of them or those of some bytes; for those who serve a request and must not wait.
+    pub fn invalidate_later(&self, node: u64, range: Option<Range<u64>>) {
+        self.enqueue(node, range, None);
     }
 
     /// Nodes that wait.
@@ -78,9 +91,9 @@ impl Pages {
         self.late.load(Ordering::Relaxed)
     }
 
-    fn enqueue(&self, node: u64, done: Option<Sender<()>>) -> bool {
+    fn enqueue(&self, node: u64, range: Option<Range<u64>>, done: Option<Sender<()>>) -> bool {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        match self.jobs.try_send(Job { node, done }) {
+        match self.jobs.try_send(Job { node, range, done }) {
             Ok(()) => true,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -94,7 +107,11 @@ impl Pages {
 
 fn drop_pages(device: &Device, queue: &Receiver<Job>, waiting: &AtomicUsize) {
     for job in queue {
-        if let Err(error) = device.invalidate_inode(job.node, true) {
+        let dropped = match &job.range {
+            None => device.invalidate_inode(job.node, true),
+            Some(range) => device.invalidate_pages(job.node, range.start, range.end.saturating_sub(range.start)),
+        };
+        if let Err(error) = dropped {
             warn!(%error, node = job.node, "cannot drop cached pages");
         }
         waiting.fetch_sub(1, Ordering::Relaxed);

@@ -200,10 +200,7 @@ impl<B: Backend> Server<B> {
     /// On whose behalf a request changes something; one that changes nothing may be served twice.
     fn origin(&self, header: &InHeader, opcode: Opcode, nodes: Nodes, again: bool) -> Option<Arc<RequestOrigin>> {
         let unique = header.unique & !UNIQUE_RESEND;
-        let earlier = match again || header.unique != unique {
-            true => self.inherited.lock().remove(&unique),
-            false => None,
-        };
+        let earlier = if again { self.inherited.lock().remove(&unique) } else { None };
         match earlier {
             Some(record) => Some(RequestOrigin::resumed(&self.table, record)),
             None if only_looks(opcode) => None,
@@ -242,16 +239,16 @@ impl<B: Backend> Server<B> {
         // An opcode that is not known does not wait; were it to, it would be left to end by itself.
         let opcode = Opcode::from_number(header.opcode).unwrap_or(Opcode::Destroy);
         let in_order = orphans::changes(opcode) && !self.interrupts.orphans.is_clear(nodes);
-        let inherited = slot.as_ref().is_some_and(|slot| slot.inherited);
-        let origin = self.origin(&header, opcode, nodes, inherited);
+        let again = header.unique & UNIQUE_RESEND != 0 || slot.as_ref().is_some_and(|slot| slot.inherited);
+        let origin = self.origin(&header, opcode, nodes, again);
         let behalf = origin.clone();
         let mut future = Box::pin(async move {
             if in_order {
                 server.interrupts.orphans.clear(nodes).await;
             }
             match behalf {
-                Some(origin) => on_behalf(origin, ops::run(&*server, request)).await,
-                None => ops::run(&*server, request).await,
+                Some(origin) => on_behalf(origin, ops::run(&*server, request, again)).await,
+                None => ops::run(&*server, request, again).await,
             }
         });
         // What the caches can answer is answered here and now, and what waits has sent its own request by then.

@@ -327,6 +327,39 @@ fn pages_outlive_a_close_only_when_the_client_says_so() {
 }
 
 #[test]
+fn what_is_read_before_an_earlier_write_is_done_does_not_stay() {
+    let Some(test) = Test::new() else { return };
+    let old = vec![b'o'; 3 * 4096];
+    test.fs.put("f", &old);
+    let writer = OpenOptions::new().write(true).open(test.at("f")).unwrap();
+    // Whole pages, which are free while the write is under way, and a part of one, which is not.
+    for (from, length) in [(4096, 4096), (4096 + 100, 1000)] {
+        let new = vec![b'n'; length];
+        test.fs.put("f", &old);
+        let _ = fs::read(test.at("f")).unwrap();
+        test.fs.0.held.send_replace(true);
+        test.fs.0.hold_write.store(true, SeqCst);
+        std::thread::scope(|scope| {
+            let write = scope.spawn(|| writer.write_all_at(&new, from as u64).unwrap());
+            wait_until("the write is under way", || !test.fs.0.hold_write.load(SeqCst));
+            // Opened without KEEP_CACHE: the pages that the writer has filled already are dropped.
+            assert_eq!(fs::read(test.at("f")).unwrap(), old, "nothing is written yet");
+            test.fs.0.held.send_replace(false);
+            write.join().unwrap();
+        });
+        // The kernel drops pages when it sees another mtime, but not one that it has been told by this.
+        writer.set_len(old.len() as u64).unwrap();
+        test.fs.0.keep_cache.store(true, SeqCst);
+        let read = fs::read(test.at("f")).unwrap();
+        test.fs.0.keep_cache.store(false, SeqCst);
+        assert!(read[from..from + length] == new, "the page cache has what was there before");
+        assert!(read[..from] == old[..from] && read[from + length..] == old[from + length..]);
+    }
+    assert_eq!(test.mount().gauges().writes_overtaken, 2);
+    assert_eq!(test.mount().gauges().pages_late, 0);
+}
+
+#[test]
 fn a_shared_file_is_read_past_the_page_cache_until_its_last_close() {
     let Some(test) = Test::new() else { return };
     test.fs.put("f", b"content");

@@ -49,7 +49,7 @@ impl<B: Backend> Call<'_, B> {
     async fn drop_pages(&self, truncates: bool) {
         let (pages, node) = (self.server.pages.clone(), self.server.node(self.inode));
         if truncates {
-            pages.invalidate_later(node);
+            pages.invalidate_later(node, None);
         } else {
             let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
             debug_assert!(dropped.is_ok(), "dropping pages does not panic");

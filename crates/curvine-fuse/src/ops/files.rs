@@ -3,6 +3,7 @@
 //! Always: an inode is joined to its I/O mode before its OPEN is answered, and whether cached pages are still right is asked
 //! only then, so that a recall in between either finds the open or is found.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -148,7 +149,7 @@ impl<B: Backend> Call<'_, B> {
     }
 
     pub(super) async fn read(&self, args: &ReadIn) -> Outcome {
-        /// Most sizes that may overtake a READ before it is answered all the same.
+        /// Most sizes that may overtake a READ before it is answered all the same. (Writes that may are as many as were under way.)
         const TRIES: usize = 8;
         let server = self.server;
         let opened = server.handles.get(args.fh);
@@ -156,18 +157,34 @@ impl<B: Backend> Call<'_, B> {
             return Err(Failure::Errno(libc::EBADF));
         };
         let (inode, wanted) = (*inode, args.size as usize);
+        let overtakes = &server.modes.overtakes;
+        if *paged {
+            let into_pages = args.flags as i32 & libc::O_DIRECT == 0;
+            let range = args.offset..args.offset.saturating_add(wanted as u64);
+            overtakes.read_begins(self.request(), inode, range, into_pages);
+        }
         let mut tries = 0;
         loop {
             let began = server.modes.begins(inode);
-            let pieces = server.backend.read(handle, args.offset, wanted).await?;
+            let pieces = match server.backend.read(handle, args.offset, wanted).await {
+                Ok(pieces) => pieces,
+                Err(error) => {
+                    overtakes.read_failed(self.request(), inode);
+                    return Err(error.into());
+                }
+            };
             let length: usize = pieces.iter().map(Bytes::len).sum();
             if length > wanted {
                 debug_assert!(false, "the client returned more than was asked for");
                 return Err(Failure::Errno(libc::EIO));
             }
             tries += 1;
-            let whole = length == wanted || !paged;
-            if whole || tries == TRIES || server.modes.ends(inode, began, args.offset + length as u64) {
+            if !paged {
+                return Ok(Answer::Data(pieces));
+            }
+            let whole = length == wanted || server.modes.ends(inode, began, args.offset + length as u64);
+            // Last: from here on a write that ends takes this for answered.
+            if (whole || tries >= TRIES) && overtakes.read_ends(self.request(), inode) {
                 return Ok(Answer::Data(pieces));
             }
         }
@@ -179,7 +196,10 @@ impl<B: Backend> Call<'_, B> {
         // Write-back of mapped pages goes where the pages are, whatever the flags of the handle that the kernel picked.
         let append = args.flags as i32 & libc::O_APPEND != 0 && !from_page_cache;
         let kill_privileges = args.write_flags & WRITE_KILL_SUIDGID != 0;
-        let done = self.server.backend.write(&handle, args.offset, data, append, kill_privileges).await?;
+        let range = args.offset..args.offset.saturating_add(data.len() as u64);
+        let done = self.server.backend.write(&handle, args.offset, data, append, kill_privileges).await;
+        self.drop_stale_pages(inode, range).await;
+        let done = done?;
         if append && self.server.modes.is_cached(inode) {
             // Appends go past the page cache: pages that a reader filled meanwhile have zeroes in their place.
             let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
@@ -194,6 +214,20 @@ impl<B: Backend> Call<'_, B> {
         }
         let size = u32::try_from(done.length).map_err(|_| Failure::Errno(libc::EIO))?;
         Ok(Answer::value(&WriteOut { size, padding: 0 }))
+    }
+
+    /// After a write of these bytes: what readers whose requests overtook it brought into the page cache.
+    async fn drop_stale_pages(&self, inode: InodeId, range: Range<u64>) {
+        let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
+        let stale = self.server.modes.overtakes.write_ends(self.request(), inode, &range);
+        if !stale.now.is_empty() {
+            let dropped = tokio::task::spawn_blocking(move || pages.invalidate_ranges(node, &stale.now)).await;
+            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+        }
+        // Whom a predecessor answered nobody remembers.
+        if stale.later || (self.again && self.server.modes.is_cached(inode)) {
+            self.server.pages.invalidate_later(node, Some(range));
+        }
     }
 
     pub(super) async fn flush(&self, fh: u64, owner: u64) -> Outcome {

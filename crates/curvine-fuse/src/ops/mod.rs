@@ -32,6 +32,8 @@ pub(crate) struct Call<'a, B: Backend> {
     pub header: InHeader,
     /// The inode of the header's node.
     pub inode: u64,
+    /// A predecessor was serving it, too.
+    pub again: bool,
     /// The answer must not reach the kernel before this.
     pub not_before: Mutex<Option<Instant>>,
 }
@@ -67,10 +69,10 @@ impl<B: Backend> Call<'_, B> {
 }
 
 /// Carries out one request. The future may be dropped at any await.
-pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes) -> Outcome {
+pub(crate) async fn run<B: Backend>(server: &Server<B>, request: Bytes, again: bool) -> Outcome {
     let parsed = parse(&request)?;
     let inode = server.inode(parsed.header.nodeid);
-    let call = Call { server, header: parsed.header, inode, not_before: Mutex::new(None) };
+    let call = Call { server, header: parsed.header, inode, again, not_before: Mutex::new(None) };
     let outcome = call.answer(parsed.operation, &request).await;
     let not_before = *call.not_before.lock();
     if let Some(not_before) = not_before {
