@@ -75,18 +75,21 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, cluster: ClusterId) -> R
                     format!("the log is damaged: {what}, but newer segments follow"),
                 )));
             }
-            if let Some(proof) = segment::proof_of_damage(&bytes, offset, next) {
+            let torn = !scan.room;
+            if torn && let Some(proof) = segment::proof_of_damage(&bytes, offset, next) {
                 return Err(damaged(corrupt(
                     &path,
                     offset,
                     format!("the log is damaged: {what}, but it was durable before the good record at offset {proof}"),
                 )));
             }
-            tracing::warn!(
-                file = %path.display(), offset, bytes = bytes.len() as u64 - offset, reason = what,
-                "cut the torn tail of the log: it was being written when the process or the machine stopped"
-            );
-            file.set_len(length).and_then(|()| file.sync_data()).map_err(|source| io_failed(source, &path))?;
+            if torn {
+                tracing::warn!(
+                    file = %path.display(), offset, bytes = bytes.len() as u64 - offset, reason = what,
+                    "cut the torn tail of the log: it was being written when the process or the machine stopped"
+                );
+                file.set_len(length).and_then(|()| file.sync_data()).map_err(|source| io_failed(source, &path))?;
+            }
         }
         recovered.last = scan.last.or(recovered.last).or(recovered.purged);
         committed = committed.max(scan.committed);

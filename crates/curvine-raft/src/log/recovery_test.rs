@@ -15,8 +15,24 @@ fn recover_dir(dir: &Path) -> Result<Recovered> {
     recover(&disk, dir, CLUSTER)
 }
 
-/// A log of `segments` segments with some records each; the directory and where each record of the last segment ends.
+/// Where the records of a segment end.
+fn end(path: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    let first = super::segment::parse_file_name(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    super::segment::scan(&bytes, first).ends.last().map_or(HEADER_LEN, |end| *end as usize)
+}
+
+/// A log of `segments` segments with some records each, and no room behind them; the directory and where each record of the last
+/// segment ends.
 async fn sample(segments: usize) -> (tempfile::TempDir, Vec<u32>) {
+    let (dir, ends) = sample_with_room(segments).await;
+    let path = last(dir.path());
+    let end = end(&path) as u64;
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(end).unwrap();
+    (dir, ends)
+}
+
+async fn sample_with_room(segments: usize) -> (tempfile::TempDir, Vec<u32>) {
     let dir = tempfile::tempdir().unwrap();
     let mut options = options(dir.path());
     options.segment_bytes = 1500;
@@ -69,7 +85,7 @@ async fn a_log_cut_at_any_byte_keeps_every_whole_record() {
 }
 
 #[tokio::test]
-async fn a_tail_of_zeroes_or_noise_is_cut() {
+async fn a_tail_of_noise_is_cut() {
     let (dir, ends) = sample(1).await;
     let path = last(dir.path());
     let whole = std::fs::read(&path).unwrap();
@@ -78,11 +94,42 @@ async fn a_tail_of_zeroes_or_noise_is_cut() {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    for tail in [vec![0; 5000], (0..5000).map(|_| noise()).collect::<Vec<u8>>()] {
+    let noise: Vec<u8> = (0..5000).map(|_| noise()).collect();
+    for tail in [noise.clone(), [vec![0; 5000], noise].concat(), [vec![0; 5000], vec![1]].concat()] {
         std::fs::write(&path, [whole.as_slice(), &tail].concat()).unwrap();
         assert_eq!(recover_dir(dir.path()).unwrap().segments[0].ends, ends);
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
+}
+
+#[tokio::test]
+async fn records_go_into_room_that_is_there_already_and_nobody_takes_it_for_a_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let replica = create(&options).await;
+    propose_all(&replica, 1..2, 1).await;
+    let path = last(dir.path());
+    let length = std::fs::metadata(&path).unwrap().len();
+    propose_all(&replica, 2..40, 1).await;
+    replica.shutdown().await;
+    let records = end(&path);
+    assert!(length > 500_000 && std::fs::metadata(&path).unwrap().len() == length, "{length}");
+    assert!(std::fs::read(&path).unwrap()[records..].iter().all(|byte| *byte == 0));
+    let replica = open(&options).await.unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), length, "it was cut");
+    propose_all(&replica, 40..50, 1).await;
+    assert_eq!(replica.state().read().sequences(), (1..50).collect::<Vec<u64>>());
+    replica.shutdown().await;
+    assert!(end(&path) > records && std::fs::metadata(&path).unwrap().len() == length);
+    // Of an older segment nothing may be missing.
+    let (dir, _) = sample_with_room(3).await;
+    let path = files(dir.path(), "seg").remove(1);
+    let mut bytes = std::fs::read(&path).unwrap();
+    assert_eq!(bytes.len(), end(&path), "room behind the records of an older segment");
+    let second = bytes.len() / 2;
+    bytes[second..].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    assert_refused(recover_dir(dir.path()).unwrap_err(), &path, "zeroes");
 }
 
 #[tokio::test]
@@ -165,14 +212,15 @@ async fn a_killed_replica_has_everything_acknowledged_before() {
     // While it runs, its directory is copied as a crash would leave it, torn at some byte of what came later.
     for round in 0..20u64 {
         propose_all(&replica, round * 10 + 1..round * 10 + 11, 30).await;
-        let acknowledged = std::fs::metadata(last(&original)).unwrap().len() as usize;
+        let acknowledged = end(&last(&original));
         propose_all(&replica, 10_001 + round..10_002 + round, 30).await;
         let copy = dir.path().join(format!("copy-{round}"));
         copy_dir(&original, &copy);
         let torn = last(&copy);
         let bytes = std::fs::read(&torn).unwrap();
-        let cut = acknowledged + (bytes.len() - acknowledged) * round as usize / 20;
-        std::fs::write(&torn, &bytes[..cut]).unwrap();
+        let cut = acknowledged + (end(&torn) - acknowledged) * round as usize / 20;
+        let room = vec![0; if round % 2 == 0 { 0 } else { bytes.len() - cut }];
+        std::fs::write(&torn, [&bytes[..cut], &room].concat()).unwrap();
         let reopened = open(&options(&copy)).await.unwrap();
         let expected: Vec<u64> = (0..=round)
             .flat_map(|done| {

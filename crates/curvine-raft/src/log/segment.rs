@@ -8,7 +8,8 @@
 //!
 //! `previous` is the log id before the first. *Begins* says that the log starts with this file whatever lies before it (after a
 //! snapshot of another replica was installed). A record carries how much of its file was already on stable storage when it was
-//! written: that tells a torn tail, whose bytes nobody ever acknowledged, from damage to acknowledged data.
+//! written: that tells a torn tail, whose bytes nobody ever acknowledged, from damage to acknowledged data. Behind the last record of the
+//! last segment there may be zeroes: room for the next ones.
 
 use std::path::{Path, PathBuf};
 
@@ -123,6 +124,8 @@ pub(crate) struct Scan {
     pub committed: u64,
     /// Where the first record that is not good starts, and what is wrong with it.
     pub bad: Option<(u64, &'static str)>,
+    /// There is nothing but zeroes from there on.
+    pub room: bool,
 }
 
 /// Walks the records of a whole segment file whose header has been checked.
@@ -134,6 +137,7 @@ pub(crate) fn scan(bytes: &[u8], first: u64) -> Scan {
             Ok(payload) => payload,
             Err(what) => {
                 scan.bad = Some((offset as u64, what));
+                scan.room = bytes[offset..].iter().all(|byte| *byte == 0);
                 break;
             }
         };
