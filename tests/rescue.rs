@@ -98,8 +98,9 @@ fn a_master_that_refuses_to_start_names_the_way_out_and_the_way_out_works() {
         .find(|path| path.extension().is_some_and(|extension| extension == "seg"))
         .expect("a segment");
     let mut bytes = std::fs::read(&segment).expect("read a segment");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 0xff;
+    // Behind the records there are zeroes, for the next ones.
+    let records = bytes.iter().rposition(|byte| *byte != 0).expect("records");
+    bytes[records / 2] ^= 0xff;
     std::fs::write(&segment, bytes).expect("damage it");
 
     cluster.launch(Role::Master);

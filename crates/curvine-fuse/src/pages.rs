@@ -1,4 +1,5 @@
-//! Dropping cached pages: the one notification that may wait for requests in flight, so it has a thread of its own.
+//! Dropping cached pages: the one notification that may wait for requests in flight, so it has a thread of its own. Bytes of a write
+//! that ends are dropped beside it.
 //!
 //! Always: callers wait for it only up to a deadline. What is late is still done; until then the attributes, which are
 //! invalidated first and without waiting, make the kernel ask before each `read(2)`.
@@ -46,19 +47,9 @@ impl Pages {
 
     /// Drops the pages of these nodes and waits for it, up to the timeout.
     pub fn invalidate(&self, nodes: &[u64]) {
-        self.drop_now(nodes.iter().map(|node| (*node, None)));
-    }
-
-    /// Drops the pages that have something of these bytes, and waits for it like `invalidate`.
-    pub fn invalidate_ranges(&self, node: u64, ranges: &[Range<u64>]) {
-        self.drop_now(ranges.iter().map(|range| (node, Some(range.clone()))));
-    }
-
-    fn drop_now(&self, what: impl Iterator<Item = (u64, Option<Range<u64>>)>) {
         let end = Instant::now() + self.timeout;
         let (sender, done) = std::sync::mpsc::channel();
-        let mut expected =
-            what.filter(|(node, range)| self.enqueue(*node, range.clone(), Some(sender.clone()))).count();
+        let mut expected = nodes.iter().filter(|node| self.enqueue(**node, None, Some(sender.clone()))).count();
         drop(sender);
         while expected > 0 && done.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {
             expected -= 1;
@@ -66,6 +57,22 @@ impl Pages {
         if expected > 0 {
             self.late.fetch_add(expected as u64, Ordering::Relaxed);
             warn!(nodes = expected, "the kernel is still using pages that should be dropped; they will be, later");
+        }
+    }
+
+    /// Drops the pages that have something of these bytes, for the request that wrote them, and waits for it, up to the timeout. Past
+    /// the queue: what is at its head may wait for the answer to that request.
+    pub async fn drop_ranges(&self, node: u64, ranges: Vec<Range<u64>>) {
+        let device = self.device.clone();
+        let dropping = tokio::task::spawn_blocking(move || {
+            ranges.into_iter().for_each(|range| drop_one(&device, node, Some(range)))
+        });
+        match tokio::time::timeout(self.timeout, dropping).await {
+            Ok(dropped) => debug_assert!(dropped.is_ok(), "dropping pages does not panic"),
+            Err(_) => {
+                self.late.fetch_add(1, Ordering::Relaxed);
+                warn!(node, "the kernel is still using pages that a write overtook; they will be dropped later");
+            }
         }
     }
 
@@ -107,17 +114,21 @@ impl Pages {
 
 fn drop_pages(device: &Device, queue: &Receiver<Job>, waiting: &AtomicUsize) {
     for job in queue {
-        let dropped = match &job.range {
-            None => device.invalidate_inode(job.node, true),
-            Some(range) => device.invalidate_pages(job.node, range.start, range.end.saturating_sub(range.start)),
-        };
-        if let Err(error) = dropped {
-            warn!(%error, node = job.node, "cannot drop cached pages");
-        }
+        drop_one(device, job.node, job.range);
         waiting.fetch_sub(1, Ordering::Relaxed);
         if let Some(done) = job.done {
             // The caller may have stopped waiting.
             let _ = done.send(());
         }
+    }
+}
+
+fn drop_one(device: &Device, node: u64, range: Option<Range<u64>>) {
+    let dropped = match range {
+        None => device.invalidate_inode(node, true),
+        Some(range) => device.invalidate_pages(node, range.start, range.end.saturating_sub(range.start)),
+    };
+    if let Err(error) = dropped {
+        warn!(%error, node, "cannot drop cached pages");
     }
 }

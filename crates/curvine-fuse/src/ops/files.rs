@@ -218,11 +218,10 @@ impl<B: Backend> Call<'_, B> {
 
     /// After a write of these bytes: what readers whose requests overtook it brought into the page cache.
     async fn drop_stale_pages(&self, inode: InodeId, range: Range<u64>) {
-        let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
+        let node = self.server.node(inode);
         let stale = self.server.modes.overtakes.write_ends(self.request(), inode, &range);
         if !stale.now.is_empty() {
-            let dropped = tokio::task::spawn_blocking(move || pages.invalidate_ranges(node, &stale.now)).await;
-            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+            self.server.pages.drop_ranges(node, stale.now).await;
         }
         // Whom a predecessor answered nobody remembers.
         if stale.later || (self.again && self.server.modes.is_cached(inode)) {
