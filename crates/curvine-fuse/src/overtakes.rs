@@ -30,8 +30,9 @@ struct Read {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Being served, or it ended without an answer and fills no page.
     Served,
-    /// Being served, and a WRITE ended since it began.
+    /// The same, and a WRITE ended since it began.
     Old,
     Answered,
 }
@@ -83,11 +84,6 @@ impl Overtakes {
         let old = read.state == State::Old;
         read.state = if old { State::Served } else { State::Answered };
         !old
-    }
-
-    /// The READ fills no page.
-    pub fn read_failed(&self, request: u64, inode: InodeId) {
-        self.shard(inode).lock().reads.remove(&request);
     }
 
     /// A WRITE has ended, well or not.
@@ -154,7 +150,6 @@ mod tests {
         assert!(!overtakes.read_ends(12, FILE));
         assert!(overtakes.read_ends(12, FILE));
         overtakes.read_begins(22, FILE, 0..100, true);
-        overtakes.read_failed(22, FILE);
         assert_eq!(overtakes.write_ends(20, FILE, &(0..10)), Stale::default());
     }
 

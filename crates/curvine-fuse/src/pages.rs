@@ -60,19 +60,20 @@ impl Pages {
         }
     }
 
+    /// As `invalidate`, for those who serve a request and must not block their thread.
+    pub async fn invalidate_aside(self: &Arc<Self>, node: u64) {
+        let pages = self.clone();
+        aside(move || pages.invalidate(&[node])).await;
+    }
+
     /// Drops the pages that have something of these bytes, for the request that wrote them, and waits for it, up to the timeout. Past
     /// the queue: what is at its head may wait for the answer to that request.
     pub async fn drop_ranges(&self, node: u64, ranges: Vec<Range<u64>>) {
         let device = self.device.clone();
-        let dropping = tokio::task::spawn_blocking(move || {
-            ranges.into_iter().for_each(|range| drop_one(&device, node, Some(range)))
-        });
-        match tokio::time::timeout(self.timeout, dropping).await {
-            Ok(dropped) => debug_assert!(dropped.is_ok(), "dropping pages does not panic"),
-            Err(_) => {
-                self.late.fetch_add(1, Ordering::Relaxed);
-                warn!(node, "the kernel is still using pages that a write overtook; they will be dropped later");
-            }
+        let dropping = aside(move || ranges.into_iter().for_each(|range| drop_one(&device, node, Some(range))));
+        if tokio::time::timeout(self.timeout, dropping).await.is_err() {
+            self.late.fetch_add(1, Ordering::Relaxed);
+            warn!(node, "the kernel is still using pages that a write overtook; they will be dropped later");
         }
     }
 
@@ -110,6 +111,12 @@ impl Pages {
             }
         }
     }
+}
+
+/// Drops pages on a thread that may wait; it goes on if nobody waits for it any more.
+async fn aside(dropping: impl FnOnce() + Send + 'static) {
+    let dropped = tokio::task::spawn_blocking(dropping).await;
+    debug_assert!(dropped.is_ok(), "dropping pages does not panic");
 }
 
 fn drop_pages(device: &Device, queue: &Receiver<Job>, waiting: &AtomicUsize) {

@@ -47,12 +47,11 @@ impl<B: Backend> Call<'_, B> {
     /// the mtime: it would take those that others have made stale for the newest ones. A truncation keeps mapped pages from being
     /// written until it is answered, and so from being dropped; most of them go with its size.
     async fn drop_pages(&self, truncates: bool) {
-        let (pages, node) = (self.server.pages.clone(), self.server.node(self.inode));
+        let (pages, node) = (&self.server.pages, self.server.node(self.inode));
         if truncates {
             pages.invalidate_later(node, None);
         } else {
-            let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
-            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+            pages.invalidate_aside(node).await;
         }
     }
 

@@ -166,13 +166,7 @@ impl<B: Backend> Call<'_, B> {
         let mut tries = 0;
         loop {
             let began = server.modes.begins(inode);
-            let pieces = match server.backend.read(handle, args.offset, wanted).await {
-                Ok(pieces) => pieces,
-                Err(error) => {
-                    overtakes.read_failed(self.request(), inode);
-                    return Err(error.into());
-                }
-            };
+            let pieces = server.backend.read(handle, args.offset, wanted).await?;
             let length: usize = pieces.iter().map(Bytes::len).sum();
             if length > wanted {
                 debug_assert!(false, "the client returned more than was asked for");
@@ -202,9 +196,7 @@ impl<B: Backend> Call<'_, B> {
         let done = done?;
         if append && self.server.modes.is_cached(inode) {
             // Appends go past the page cache: pages that a reader filled meanwhile have zeroes in their place.
-            let (pages, node) = (self.server.pages.clone(), self.server.node(inode));
-            let dropped = tokio::task::spawn_blocking(move || pages.invalidate(&[node])).await;
-            debug_assert!(dropped.is_ok(), "dropping pages does not panic");
+            self.server.pages.invalidate_aside(self.server.node(inode)).await;
         }
         let end = done.offset + done.length as u64;
         if !append {

@@ -65,31 +65,31 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path, cluster: ClusterId) -> R
         let scan = segment::scan(&bytes, header.first);
         let length = scan.ends.last().map_or(HEADER_LEN as u64, |end| u64::from(*end));
         let file = disk.open(&path).map_err(|source| io_failed(source, &path))?;
-        if let Some((offset, what)) = scan.bad {
+        let is_last = position + 1 == count;
+        // Zeroes behind the last record of all are room for the next ones.
+        let bad = scan.bad.filter(|_| !(is_last && scan.room));
+        if let Some((offset, what)) = bad {
             let next = header.first + scan.ends.len() as u64;
             let damaged = |error: Error| error.with("index", next).with("way out", WAY_OUT);
-            if position + 1 < count {
+            if !is_last {
                 return Err(damaged(corrupt(
                     &path,
                     offset,
                     format!("the log is damaged: {what}, but newer segments follow"),
                 )));
             }
-            let torn = !scan.room;
-            if torn && let Some(proof) = segment::proof_of_damage(&bytes, offset, next) {
+            if let Some(proof) = segment::proof_of_damage(&bytes, offset, next) {
                 return Err(damaged(corrupt(
                     &path,
                     offset,
                     format!("the log is damaged: {what}, but it was durable before the good record at offset {proof}"),
                 )));
             }
-            if torn {
-                tracing::warn!(
-                    file = %path.display(), offset, bytes = bytes.len() as u64 - offset, reason = what,
-                    "cut the torn tail of the log: it was being written when the process or the machine stopped"
-                );
-                file.set_len(length).and_then(|()| file.sync_data()).map_err(|source| io_failed(source, &path))?;
-            }
+            tracing::warn!(
+                file = %path.display(), offset, bytes = bytes.len() as u64 - offset, reason = what,
+                "cut the torn tail of the log: it was being written when the process or the machine stopped"
+            );
+            file.set_len(length).and_then(|()| file.sync_data()).map_err(|source| io_failed(source, &path))?;
         }
         recovered.last = scan.last.or(recovered.last).or(recovered.purged);
         committed = committed.max(scan.committed);
